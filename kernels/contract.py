@@ -1,0 +1,99 @@
+"""The words all implementations share: what a query may see, what is asked, what comes back.
+
+Axes: batch, heads, kv_heads, queries, keys, head_dim, value_dim, sets. Logarithms are natural. Positions are absolute:
+query row i stands at `first_query + i`, key column j at `first_key + j`, so a cached decode step and a full pass give
+the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Which keys each query may attend to; a pair is visible when every condition that is set holds.
+
+    causal: key position <= query position.
+    window: query position - key position < window, so a window of w shows w keys, the query's own included.
+    keys: [batch, keys] bool, False for padding.
+    pairs: [batch or 1, heads or 1, queries, keys] bool, any further restriction.
+    """
+
+    causal: bool = True
+    window: int | None = None
+    keys: Tensor | None = None
+    pairs: Tensor | None = None
+    first_query: int = 0
+    first_key: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Band:
+    """The pairs (i, j) that `received` averages: i in [start, stop) and lo <= i - j <= hi, positions; None is no limit."""
+
+    start: int | None = None
+    stop: int | None = None
+    lo: int = 0
+    hi: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The statistics to compute. One that is not asked for costs nothing.
+
+    windowed_distance: the window W, in tokens.
+    top: how many of the largest weights of each row to return.
+    sets: [batch or 1, heads or 1, sets <= 32, keys] bool; asks for `mass`, and with `partial` for the partial sums.
+    pooled: the most (rows, columns) of the pooled map.
+    """
+
+    lse: bool = False
+    entropy: bool = False
+    distance: bool = False
+    windowed_distance: int | None = None
+    top: int = 0
+    sets: Tensor | None = None
+    partial: bool = False
+    received: Band | None = None
+    pooled: tuple[int, int] | None = None
+
+    def __bool__(self) -> bool:
+        return any(getattr(self, field.name) != field.default for field in fields(self) if field.name != "sets") or (
+            self.sets is not None
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statistics:
+    """What was asked for, else None; float32 unless noted, without gradients. p = softmax of the scaled, masked scores s.
+
+    lse: [batch, heads, queries], log sum_j exp s_ij; includes the learned sink logit where there is one.
+    entropy: [batch, heads, queries], -sum_j p_ij log p_ij, in nats, over the real keys.
+    distance: [batch, heads, queries], sum_j p_ij (i - j), in tokens.
+    windowed_distance: [batch, heads, queries], sum_j p_ij min(i - j, W), in tokens.
+    top_weight, top_key: [batch, heads, queries, k], the largest p_ij and their positions (int64); ties to the lower j;
+        where fewer than k keys are visible, weight 0 and key -1.
+    mass: [batch, heads, queries, sets], sum of p_ij over each key set.
+    partial: [batch, heads, queries, sets, value_dim], sum over each key set of p_ij v_j.
+    received: [batch, heads, keys], mean of p_ij over the queries of the band that are not padding; NaN without any.
+    received_rows: [batch, keys] int64, how many queries that mean is over.
+    pooled: [batch, heads, rows, cols], max of p_ij over tiles of ceil(queries / rows) x ceil(keys / cols).
+
+    A query that sees no key has output 0, lse -inf, entropy, distances and mass NaN, top_weight 0 and top_key -1, and
+    contributes 0 to received and pooled.
+    """
+
+    lse: Tensor | None = None
+    entropy: Tensor | None = None
+    distance: Tensor | None = None
+    windowed_distance: Tensor | None = None
+    top_weight: Tensor | None = None
+    top_key: Tensor | None = None
+    mass: Tensor | None = None
+    partial: Tensor | None = None
+    received: Tensor | None = None
+    received_rows: Tensor | None = None
+    pooled: Tensor | None = None

@@ -1,0 +1,256 @@
+"""The attention engine: one attention function that records statistics and applies interventions for any model.
+
+transformers looks its attention up by name (`AttentionInterface`), so registering a function serves every architecture
+that uses the interface, and nothing of the model is patched. A mask function is registered with it: without one,
+transformers passes no mask, and padded batches, sliding windows and packed sequences are silently wrong. Ours hands the
+structure of the mask on (`probe.kernels.contract.Mask`) instead of a queries x keys tensor.
+
+The state is a ContextVar, so that nested contexts compose and threads do not see one another's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
+
+from probe.errors import ProbeError
+from probe.interventions.base import AttentionCall, Intervention
+from probe.kernels.attend import attend
+from probe.kernels.contract import Mask, Request, Statistics
+
+NAME = "probe"
+
+
+class Observer(Protocol):
+    """Something that asks for statistics of the attention calls made inside its context."""
+
+    def request(self, call: AttentionCall) -> Request | None:
+        """What to compute for this call; None leaves it out."""
+        ...
+
+    def observe(self, call: AttentionCall, statistics: Statistics) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Active:
+    """What is in force for one model."""
+
+    observers: tuple[Observer, ...] = ()
+    interventions: tuple[Intervention, ...] = ()
+    implementation: str = "auto"
+
+
+# Keyed by the identity of the text configuration that a model's attention modules share, so that two models in nested
+# contexts do not record into one another.
+_active: ContextVar[dict[int, _Active]] = ContextVar("probe_attention")
+
+
+@contextmanager
+def engaged(
+    hf: PreTrainedModel,
+    *,
+    observers: tuple[Observer, ...] = (),
+    interventions: tuple[Intervention, ...] = (),
+    implementation: str = "auto",
+) -> Iterator[None]:
+    """Run the model's attention through the engine inside the context; restores the former implementation after it."""
+    key = id(text_config(hf))
+    outer = _active.get({})
+    mine = outer.get(key, _Active())
+    mine = replace(
+        mine,
+        observers=mine.observers + observers,
+        interventions=mine.interventions + interventions,
+        implementation=implementation if implementation != "auto" else mine.implementation,
+    )
+    former = text_config(hf)._attn_implementation
+    token = _active.set({**outer, key: mine})
+    try:
+        _switch(hf, NAME)
+        yield
+    finally:
+        _active.reset(token)
+        _switch(hf, former)
+
+
+def text_config(hf: PreTrainedModel):
+    """The configuration of the language model, which its attention modules hold; of a text-only model, its own."""
+    return hf.config.get_text_config(decoder=True)
+
+
+def _switch(hf: PreTrainedModel, name: str) -> None:
+    text = text_config(hf)
+    if text._attn_implementation == name:
+        return
+    if not hf._can_set_attn_implementation():
+        raise ProbeError(
+            f"{type(hf).__name__} is not supported: its attention bypasses transformers' AttentionInterface, so probe "
+            f"cannot see inside it"
+        )
+    if text is hf.config:
+        hf.set_attn_implementation(name)
+    else:  # a vision tower keeps its own attention
+        part = next(part for part in hf.config.sub_configs if getattr(hf.config, part) is text)
+        hf.set_attn_implementation({part: name})
+
+
+def probe_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Mask | Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    position_bias: Tensor | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """Attention output [batch, queries, heads, value_dim], by the signature of transformers' attention functions."""
+    if dropout:
+        raise ProbeError("attention dropout is on: call model.hf.eval() before running probe")
+    if position_bias is not None:
+        raise ProbeError(f"{type(module).__name__} adds a position bias to its scores, which probe cannot represent")
+    if is_causal is None:
+        is_causal = getattr(module, "is_causal", True)
+    call = AttentionCall(
+        layer=getattr(module, "layer_idx", -1),
+        module=module,
+        query=query,
+        key=key,
+        value=value,
+        mask=_as_mask(attention_mask, causal=bool(is_causal), queries=query.shape[2], keys=key.shape[2]),
+        scale=query.shape[-1] ** -0.5 if scaling is None else scaling,
+        softcap=softcap,
+        sinks=s_aux,
+    )
+    active = _active.get({}).get(id(getattr(module, "config", None)), _Active())
+    for intervention in active.interventions:
+        call = intervention.before(call)
+    asked = [(observer, request) for observer in active.observers if (request := observer.request(call)) is not None]
+    output, statistics = _attend(call, asked[0][1] if asked else Request(), active.implementation)
+    for index, (observer, request) in enumerate(asked):
+        if index > 0:  # requests of different recordings do not merge: each is computed
+            statistics = _attend(call, request, active.implementation)[1]
+        observer.observe(call, statistics)
+    for intervention in active.interventions:
+        output = intervention.after(call, output)
+    return output.to(query.dtype).transpose(1, 2).contiguous(), None
+
+
+def _attend(call: AttentionCall, request: Request, implementation: str) -> tuple[Tensor, Statistics]:
+    return attend(
+        call.query,
+        call.key,
+        call.value,
+        mask=call.mask,
+        scale=call.scale,
+        softcap=call.softcap,
+        sinks=call.sinks,
+        request=request,
+        implementation=implementation,
+    )
+
+
+def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: int) -> Mask:
+    """The mask as structure. A tensor is a [batch, heads or 1, queries, keys] restriction, boolean or 0/-inf."""
+    if isinstance(given, Mask):
+        return given
+    if given is None:
+        return Mask(causal=causal, first_query=keys - queries)
+    if given.dtype != torch.bool:
+        lowest = torch.finfo(given.dtype).min
+        visible = given == 0
+        if not (visible | (given <= lowest)).all():
+            raise ProbeError("the model passes an attention mask that is neither 0 nor -inf, a bias that probe refuses")
+        given = visible
+    return Mask(causal=False, pairs=given[..., :keys], first_query=keys - queries)
+
+
+def probe_mask(
+    batch_size: int,
+    q_length: int,
+    kv_length: int,
+    q_offset: int | Tensor = 0,
+    kv_offset: int = 0,
+    mask_function: Callable = causal_mask_function,
+    attention_mask: Tensor | None = None,
+    local_size: int | None = None,
+    allow_is_causal_skip: bool = True,
+    use_vmap: bool = False,
+    device: torch.device | str = "cpu",
+    **_: object,
+) -> Mask:
+    """The mask's structure, by the signature of transformers' mask functions.
+
+    Causal, sliding-window and bidirectional masks, padded or not, stay symbolic. Anything else (packed sequences,
+    chunks, image blocks) is evaluated to a [batch, 1, queries, keys] boolean, once per forward pass.
+    """
+    first_query, first_key = int(q_offset), int(kv_offset)
+    padding = _padding(attention_mask, kv_length, first_key)
+    structure = Mask(keys=padding, first_query=first_query, first_key=first_key)
+    if mask_function is causal_mask_function:
+        return structure
+    if mask_function is bidirectional_mask_function:
+        return replace(structure, causal=False)
+    plain = allow_is_causal_skip and local_size is not None  # transformers forbids the skip when an overlay is in play
+    if plain and _is_window(mask_function, local_size, first_query, q_length, device):
+        return replace(structure, window=local_size)
+    pairs = sdpa_mask(
+        batch_size=batch_size,
+        q_length=q_length,
+        kv_length=kv_length,
+        q_offset=first_query,
+        kv_offset=first_key,
+        mask_function=mask_function,
+        attention_mask=attention_mask,
+        allow_is_causal_skip=False,
+        allow_is_bidirectional_skip=False,
+        use_vmap=use_vmap,
+        device=device,
+    )
+    return Mask(causal=False, pairs=pairs, first_query=first_query, first_key=first_key)
+
+
+def _padding(attention_mask: Tensor | None, keys: int, first_key: int) -> Tensor | None:
+    """[batch, keys] bool from a 2-D padding mask that may be longer (a sliding cache) or shorter (a static one)."""
+    if attention_mask is None:
+        return None
+    padding = attention_mask[:, first_key : first_key + keys].bool()
+    if padding.shape[1] < keys:
+        padding = nn.functional.pad(padding, (0, keys - padding.shape[1]))
+    return None if bool(padding.all()) else padding
+
+
+def _is_window(mask_function: Callable, window: int, first: int, queries: int, device: torch.device | str) -> bool:
+    """Whether the function is a plain causal window: checked on every query's last, first and first hidden key.
+
+    Chunked attention shares the `local_size` argument but hides keys at chunk borders.
+    """
+    query = torch.arange(first, first + queries, device=device)
+    zero = torch.zeros_like(query)
+
+    def visible(key: Tensor) -> Tensor:
+        return torch.as_tensor(mask_function(zero, zero, query, key), device=device).expand_as(query)
+
+    oldest = query - window + 1
+    return bool(
+        visible(query).all()
+        and not visible(query + 1).any()
+        and (visible(oldest.clamp(min=0))).all()
+        and not visible(oldest - 1)[oldest >= 1].any()
+    )
+
+
+AttentionInterface.register(NAME, probe_attention)
+AttentionMaskInterface.register(NAME, probe_mask)

@@ -1,0 +1,221 @@
+"""Captures: q, k and lse of every layer, O(tokens), from which any piece of any attention map is exact again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from probe.errors import ProbeError, UsageError
+from probe.heads import Head
+from probe.interventions.base import AttentionCall
+from probe.kernels.attend import pool, tile
+from probe.kernels.contract import Mask, Request, Statistics
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCapture:
+    """One layer's operands: query [heads, queries, head_dim], key [kv_heads, keys, head_dim], lse [heads, queries]."""
+
+    query: Tensor
+    key: Tensor
+    lse: Tensor
+    scale: float
+    softcap: float | None
+    causal: bool
+    window: int | None
+    pairs: Tensor | None  # [queries, keys] bool, only where the mask is neither causal nor a window
+
+    @property
+    def mask(self) -> Mask:
+        pairs = None if self.pairs is None else self.pairs[None, None]
+        return Mask(causal=self.causal, window=self.window, pairs=pairs)
+
+
+class Capture(Mapping[int, LayerCapture]):
+    """Layer -> LayerCapture of one sequence; held in memory, or read from its folder (memory-mapped) on access.
+
+    ids: [tokens] int64; strings: the tokens as text; model: the name of the model it was taken from.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        ids: Tensor,
+        strings: Sequence[str],
+        layers: Mapping[int, LayerCapture] | None = None,
+        folder: Path | None = None,
+        index: Sequence[int] = (),
+    ) -> None:
+        self.model = model
+        self.ids = ids
+        self.strings = tuple(strings)
+        self.folder = folder
+        self._layers = layers
+        self._index = tuple(layers) if layers is not None else tuple(index)
+
+    def __getitem__(self, layer: int) -> LayerCapture:
+        if layer not in self._index:
+            raise UsageError(f"layer {layer} was not captured: choose from {_ranges(self._index)}")
+        if self._layers is not None:
+            return self._layers[layer]
+        assert self.folder is not None
+        return _read_layer(self.folder / f"layer_{layer:03d}.safetensors")
+
+    def __iter__(self):
+        return iter(self._index)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.folder is None else str(self.folder)
+        return f"Capture({self.model}, {len(self.ids)} tokens, layers {_ranges(self._index)}, {where})"
+
+    def save(self, folder: Path | str) -> Path:
+        """Write one safetensors file per layer and `capture.json`, which is written last and marks a whole capture."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for layer in self:
+            _write_layer(folder / f"layer_{layer:03d}.safetensors", self[layer])
+        _write_index(folder, self)
+        return folder
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Capture:
+        """A saved capture; nothing but its index is read until a layer is asked for."""
+        folder = Path(folder)
+        try:
+            index = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise ProbeError(f"{folder} holds no capture: expected a folder written by Capture.save") from error
+        if index["schema"] != SCHEMA:
+            raise ProbeError(f"{folder} has capture schema {index['schema']}, this version reads {SCHEMA}")
+        return cls(
+            model=index["model"],
+            ids=torch.tensor(index["ids"]),
+            strings=index["strings"],
+            folder=folder,
+            index=index["layers"],
+        )
+
+    def tile(self, head: Head, rows: range | slice, cols: range | slice) -> Tensor:
+        """Exact attention weights [rows, cols] of one head for a rectangle of query and key positions."""
+        layer, query, lse, key = self._head(head)
+        rows, cols = _range(rows, query.shape[2], "rows"), _range(cols, key.shape[2], "cols")
+        weights = tile(query, key, lse, rows=rows, cols=cols, mask=layer.mask, scale=layer.scale, softcap=layer.softcap)
+        return weights[0, 0]
+
+    def pooled(self, head: Head, *, size: int = 512) -> Tensor:
+        """The head's whole map, max-pooled to at most [size, size]."""
+        layer, query, lse, key = self._head(head)
+        maps = pool(query, key, lse, shape=(size, size), mask=layer.mask, scale=layer.scale, softcap=layer.softcap)
+        return maps[0, 0]
+
+    def _head(self, head: Head) -> tuple[LayerCapture, Tensor, Tensor, Tensor]:
+        layer = self[head.layer]
+        heads, kv_heads = layer.query.shape[0], layer.key.shape[0]
+        if not 0 <= head.head < heads:
+            raise UsageError(f"{head} does not exist: the layer has heads 0..{heads - 1}")
+        group = head.head // (heads // kv_heads)
+        query, lse = layer.query[None, head.head, None], layer.lse[None, head.head, None]
+        return layer, query, lse, layer.key[None, group, None]
+
+
+class Capturing:
+    """The observer that takes a capture; with a folder, each layer goes to disk as it passes."""
+
+    def __init__(self, *, layers: Sequence[int], folder: Path | None) -> None:
+        self._wanted = frozenset(layers)
+        self._folder = folder
+        self.layers: dict[int, LayerCapture] = {}
+        self.written: list[int] = []
+
+    def request(self, call: AttentionCall) -> Request | None:
+        return Request(lse=True) if call.layer in self._wanted else None
+
+    def observe(self, call: AttentionCall, statistics: Statistics) -> None:
+        assert statistics.lse is not None
+        pairs = call.mask.pairs
+        captured = LayerCapture(
+            query=call.query[0].detach().cpu().contiguous(),
+            key=call.key[0].detach().cpu().contiguous(),
+            lse=statistics.lse[0].cpu(),
+            scale=call.scale,
+            softcap=call.softcap,
+            causal=call.mask.causal,
+            window=call.mask.window,
+            pairs=None if pairs is None else pairs[0, 0].cpu(),
+        )
+        if self._folder is None:
+            self.layers[call.layer] = captured
+        else:
+            _write_layer(self._folder / f"layer_{call.layer:03d}.safetensors", captured)
+        self.written.append(call.layer)
+
+    def finish(self, *, model: str, ids: Tensor, strings: Sequence[str]) -> Capture:
+        """The capture, after the forward pass."""
+        if self._folder is None:
+            return Capture(model=model, ids=ids, strings=strings, layers=self.layers)
+        capture = Capture(model=model, ids=ids, strings=strings, folder=self._folder, index=sorted(self.written))
+        _write_index(self._folder, capture)
+        return capture
+
+
+def _write_layer(path: Path, layer: LayerCapture) -> None:
+    tensors = {"query": layer.query, "key": layer.key, "lse": layer.lse}
+    if layer.pairs is not None:
+        tensors["pairs"] = layer.pairs.contiguous()
+    facts = {name: getattr(layer, name) for name in ("scale", "softcap", "causal", "window")}
+    partial = path.with_suffix(".partial")
+    save_file(tensors, partial, metadata={"layer": json.dumps(facts)})
+    partial.replace(path)
+
+
+def _read_layer(path: Path) -> LayerCapture:
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
+            facts = json.loads(file.metadata()["layer"])
+    except (FileNotFoundError, SafetensorError) as error:
+        raise ProbeError(f"{path} is missing or damaged: capture again") from error
+    return LayerCapture(pairs=tensors.pop("pairs", None), **tensors, **facts)
+
+
+def _write_index(folder: Path, capture: Capture) -> None:
+    index = {
+        "schema": SCHEMA,
+        "model": capture.model,
+        "ids": capture.ids.tolist(),
+        "strings": capture.strings,
+        "layers": list(capture),
+    }
+    partial = folder / "capture.json.partial"
+    partial.write_text(json.dumps(index), encoding="utf-8")
+    partial.replace(folder / "capture.json")
+
+
+def _range(given: range | slice, length: int, name: str) -> range:
+    """A contiguous range of positions; slices follow Python, ranges must fit."""
+    if isinstance(given, slice):
+        given = range(*given.indices(length))
+    if given.step != 1 or not 0 <= given.start < given.stop <= length:
+        raise UsageError(f"{name} must be a contiguous, non-empty range within 0..{length}, got {given}")
+    return given
+
+
+def _ranges(layers: Sequence[int]) -> str:
+    """Layers as text: 0-29, or a list when there are gaps."""
+    ordered = sorted(layers)
+    if ordered == list(range(ordered[0], ordered[-1] + 1)):
+        return f"{ordered[0]}-{ordered[-1]}"
+    return ",".join(map(str, ordered))
