@@ -32,7 +32,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Band:
-    """The pairs (i, j) that `received` averages: i in [start, stop) and lo <= i - j <= hi, positions; None is no limit."""
+    """The pairs (i, j) that `received` averages: i in [start, stop), lo <= i - j <= hi; None is no limit."""
 
     start: int | None = None
     stop: int | None = None
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What was asked for, else None; float32 unless noted, without gradients. p = softmax of the scaled, masked scores s.
+    """What was asked for, else None; float32 unless noted, no gradients. p = softmax of the scaled, masked scores s.
 
     lse: [batch, heads, queries], log sum_j exp s_ij; includes the learned sink logit where there is one.
     entropy: [batch, heads, queries], -sum_j p_ij log p_ij, in nats, over the real keys.

@@ -247,7 +247,7 @@ class Model:
     def greedy(
         self, cache: DynamicCache, last: Tensor, *, max_new_tokens: int, stop: Callable[[list[int]], bool]
     ) -> list[list[int]]:
-        """Greedy ids of each row, from a cache of the prompt without its last token and `last` [batch, 1], that token."""
+        """Greedy ids of each row; the cache holds the prompt without its last token, which is `last` [batch, 1]."""
         return decoding.greedy(self.hf, cache, last, max_new_tokens=max_new_tokens, stop=stop)
 
     # --- captures ----------------------------------------------------------------------------------------------------

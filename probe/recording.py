@@ -107,8 +107,8 @@ class Recording:
         expected = pieces[-1].first_query + pieces[-1].queries if pieces else call.mask.first_query
         if call.mask.first_query != expected:
             raise ProbeError(
-                f"this recording has seen positions up to {expected}, and a pass now starts at {call.mask.first_query}: open "
-                f"one recording for each prompt"
+                f"this recording has seen positions up to {expected} and a pass starts at {call.mask.first_query}: "
+                "open one recording for each prompt"
             )
         forgotten = None
         if self._request.received is not None and call.mask.first_key > 0:

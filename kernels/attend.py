@@ -1,0 +1,148 @@
+"""The one entry to fused attention: checks its arguments, then calls one implementation.
+
+To add an implementation, write a module with `attend` (and, where it has them, `tile` and `pool`) that takes the
+arguments as they are passed below, and name it in IMPLEMENTATIONS, fastest first. If there is anything that it cannot
+serve, give it `refusal(query, key, **options) -> str | None`, which says why not.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from torch import Tensor
+
+from probe.kernels.checks import check_lse, check_mask, check_ranges, check_request, check_scalars, check_sinks, check_tensors
+from probe.kernels.contract import Mask, Request, Statistics
+
+IMPLEMENTATIONS = {
+    "blocked": "probe.kernels.blocked",
+    "reference": "probe.kernels.reference",
+}
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    request: Request | None = None,
+    implementation: str = "auto",
+) -> tuple[Tensor, Statistics]:
+    """Attention output, [batch, heads, queries, value_dim], and the statistics that `request` names.
+
+    query [batch, heads, queries, head_dim], key [batch, kv_heads, keys, head_dim], value [batch, kv_heads, keys,
+    value_dim]; query head h reads KV head h // (heads // kv_heads). The output has the query's dtype (float64 under
+    "reference") and can be differentiated; the statistics carry no gradient.
+
+    mask: None is causal, with the last query at the last key.
+    scale: None is head_dim ** -0.5.
+    softcap: scores become softcap * tanh(score / softcap), before the mask.
+    sinks: [heads] learned logits that take weight in every row and have no value; rows then sum to less than one.
+    implementation: a name in IMPLEMENTATIONS, or "auto" for the fastest that can serve.
+
+    Raises ValueError for arguments that do not fit together, and for a named implementation that cannot serve them.
+    """
+    check_tensors(query, key, value)
+    mask, request = _mask(query, key, mask), request or Request()
+    check_mask(query, key, mask)
+    check_scalars(scale, softcap)
+    check_sinks(query, sinks)
+    check_request(query, key, request)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    run = _serving("attend", implementation, query, key, mask=mask, softcap=softcap, sinks=sinks, request=request)[1]
+    return run(query, key, value, mask=mask, scale=scale, softcap=softcap, sinks=sinks, request=request)
+
+
+def tile(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    rows: range | None = None,
+    cols: range | None = None,
+    mask: Mask | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    implementation: str = "auto",
+) -> Tensor:
+    """The weights p of a rectangle of query and key *indices* (None is all): [batch, heads, len(rows), len(cols)].
+
+    lse [batch, heads, queries] as `attend` returned it, learned sinks included, so none are passed here. float32
+    (float64 under "reference"), without gradient.
+    """
+    check_tensors(query, key)
+    mask = _mask(query, key, mask)
+    check_mask(query, key, mask)
+    check_scalars(scale, softcap)
+    check_lse(query, lse)
+    rows = range(query.shape[2]) if rows is None else rows
+    cols = range(key.shape[2]) if cols is None else cols
+    check_ranges(query, key, rows, cols)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    run = _serving("tile", implementation, query, key)[1]
+    return run(query, key, lse, rows=rows, cols=cols, mask=mask, scale=scale, softcap=softcap)
+
+
+def pool(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    shape: tuple[int, int] = (512, 512),
+    mask: Mask | None = None,
+    scale: float | None = None,
+    softcap: float | None = None,
+    implementation: str = "auto",
+) -> Tensor:
+    """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): [batch, heads, <= shape[0], <= shape[1]].
+
+    The same map as `Statistics.pooled`, from what a capture keeps. Arguments as for `tile`.
+    """
+    check_tensors(query, key)
+    mask = _mask(query, key, mask)
+    check_mask(query, key, mask)
+    check_scalars(scale, softcap)
+    check_lse(query, lse)
+    check_request(query, key, Request(pooled=shape))
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    run = _serving("pool", implementation, query, key)[1]
+    return run(query, key, lse, shape=shape, mask=mask, scale=scale, softcap=softcap)
+
+
+def chosen(
+    query: Tensor,
+    key: Tensor,
+    *,
+    mask: Mask | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    request: Request | None = None,
+    implementation: str = "auto",
+) -> str:
+    """Name of the implementation that `attend` runs for these arguments, for a manifest."""
+    options = {"mask": _mask(query, key, mask), "softcap": softcap, "sinks": sinks, "request": request or Request()}
+    return _serving("attend", implementation, query, key, **options)[0]
+
+
+def _mask(query: Tensor, key: Tensor, mask: Mask | None) -> Mask:
+    return Mask(first_query=key.shape[2] - query.shape[2]) if mask is None else mask
+
+
+def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **options: object) -> tuple[str, Callable]:
+    """Name and function of the implementation that serves `entry`."""
+    if implementation != "auto" and implementation not in IMPLEMENTATIONS:
+        raise ValueError(f"implementation: expected one of auto, {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
+    reasons = []
+    for name in IMPLEMENTATIONS if implementation == "auto" else (implementation,):
+        module = importlib.import_module(IMPLEMENTATIONS[name])
+        refusal = getattr(module, "refusal", None)
+        reason = None if refusal is None else refusal(query, key, **options)
+        if reason is None and hasattr(module, entry):
+            return name, getattr(module, entry)
+        reasons.append(f"{name}: {reason or f'has no {entry}'}")
+    raise ValueError(f"no implementation can serve this: {'; '.join(reasons)}; expected one of {', '.join(IMPLEMENTATIONS)}")

@@ -1,0 +1,118 @@
+"""Cutting attention into blocks of query rows, each with only the keys that any of its rows may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from probe.kernels.contract import Mask
+
+# The score of a hidden key. Finite, so that p * s is 0 and not NaN, and far enough down that exp underflows to 0.
+HIDDEN = -1e30
+
+# More rows than this gain no speed, and waste arithmetic above the diagonal.
+MOST_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One step: some batch rows and KV heads with all their query heads, consecutive queries, consecutive keys."""
+
+    batch: slice
+    kv_heads: slice
+    rows: slice
+    cols: slice
+
+    def of(self, tensor: Tensor, *, rows: int | None = None, cols: int | None = None) -> Tensor:
+        """The block's part of [batch or 1, kv_heads or 1, group, ...], `rows` and `cols` naming the dimensions to cut."""
+        index = [slice(None)] * tensor.ndim
+        for dim, cut in ((0, self.batch), (1, self.kv_heads)):
+            if tensor.shape[dim] != 1:
+                index[dim] = cut
+        for dim, cut in ((rows, self.rows), (cols, self.cols)):
+            if dim is not None:
+                index[dim] = cut
+        return tensor[tuple(index)]
+
+
+def blocks(query: Tensor, key: Tensor, mask: Mask, *, budget: int) -> Iterator[Block]:
+    """The blocks that together hold every visible pair, each with at most about `budget` scores.
+
+    Every query row is in a block, if with an empty range of keys. All blocks of one KV head come together, while its
+    keys are in the cache.
+    """
+    batch, heads, queries, _ = query.shape
+    kv_heads, keys = key.shape[1], key.shape[2]
+    group = heads // kv_heads
+    width = keys
+    if mask.causal:
+        width = min(width, max(1, queries + mask.first_query - mask.first_key))
+        width = width if mask.window is None else min(width, mask.window + MOST_ROWS)
+    rows = max(1, min(budget // (group * width), MOST_ROWS, queries))
+    at_once = max(1, budget // (group * width * rows))
+    batch_step, kv_step = max(1, at_once // kv_heads), min(at_once, kv_heads)
+    for b in range(0, batch, batch_step):
+        for h in range(0, kv_heads, kv_step):
+            for start in range(0, queries, rows):
+                stop = min(start + rows, queries)
+                yield Block(
+                    batch=slice(b, min(b + batch_step, batch)),
+                    kv_heads=slice(h, min(h + kv_step, kv_heads)),
+                    rows=slice(start, stop),
+                    cols=visible_cols(start, stop, keys, mask),
+                )
+
+
+def visible_cols(start: int, stop: int, keys: int, mask: Mask) -> slice:
+    """The key indices that any of the query rows [start, stop) may see by position; other masks may hide more."""
+    ahead = mask.first_query - mask.first_key
+    first, last = 0, keys
+    if mask.window is not None:
+        first = start + ahead - mask.window + 1
+    if mask.causal:
+        last = stop + ahead
+    first = min(max(first, 0), keys)
+    return slice(first, min(max(last, first), keys))
+
+
+def hide(scores: Tensor, block: Block, mask: Mask) -> None:
+    """Lowers the scores of hidden keys to HIDDEN, in place: [batch, kv_heads, group, rows, cols] of the block.
+
+    By position only the edges of a block can be hidden, so only they are touched.
+    """
+    rows, cols = block.rows, block.cols
+    i = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (mask.first_query - mask.first_key)
+    j = torch.arange(cols.start, cols.stop, device=scores.device)
+    ahead = mask.first_query - mask.first_key
+    if mask.causal:
+        edge = min(max(rows.start + ahead + 1, cols.start), cols.stop) - cols.start
+        _add(scores[..., edge:], j[edge:] > i)
+    if mask.window is not None:
+        edge = min(max(rows.stop + ahead - mask.window, cols.start), cols.stop) - cols.start
+        _add(scores[..., :edge], i - j[:edge] >= mask.window)
+    if mask.keys is not None:
+        _add(scores, ~block.of(mask.keys[:, None, None, None, :], cols=4))
+    if mask.pairs is not None:
+        _add(scores, ~block.of(grouped(mask.pairs, scores.shape[2]), rows=3, cols=4))
+
+
+def _add(scores: Tensor, hidden: Tensor) -> None:
+    # adding is several times faster than masked_fill_ on CPUs, and HIDDEN swallows any score
+    if scores.shape[-1]:
+        scores.add_(hidden.to(scores.dtype).mul_(HIDDEN))
+
+
+def grouped(tensor: Tensor, group: int) -> Tensor:
+    """[batch, heads or 1, ...] -> [batch, kv_heads or 1, group or 1, ...]."""
+    return tensor[:, None] if tensor.shape[1] == 1 else tensor.unflatten(1, (-1, group))
+
+
+def may_be_blind(query: Tensor, key: Tensor, mask: Mask) -> bool:
+    """Whether some query might see no key at all, judged by the form of the mask."""
+    ahead = mask.first_query - mask.first_key
+    before_all = mask.causal and ahead < 0
+    past_all = mask.window is not None and ahead + query.shape[2] - mask.window >= key.shape[2]
+    return before_all or past_all or mask.keys is not None or mask.pairs is not None

@@ -1,0 +1,163 @@
+"""Attention and its statistics as they are defined: the whole map, in float64.
+
+Every other implementation is compared with this one, so each formula stands here as it is written in the README, one
+statement per statistic, with no thought for speed. It holds [batch, heads, queries, keys] several times over.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from probe.kernels.contract import Band, Mask, Request, Statistics
+
+
+def positions(query: Tensor, key: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+    """Absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""
+    i = torch.arange(query.shape[2], device=query.device)[:, None] + mask.first_query
+    j = torch.arange(key.shape[2], device=query.device)[None, :] + mask.first_key
+    return i, j
+
+
+def visible_pairs(query: Tensor, key: Tensor, mask: Mask) -> Tensor:
+    """True where the query may attend to the key: [batch or 1, heads or 1, queries, keys] bool."""
+    i, j = positions(query, key, mask)
+    visible = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)[None, None]
+    if mask.causal:
+        visible = visible & (j <= i)
+    if mask.window is not None:
+        visible = visible & (i - j < mask.window)
+    if mask.keys is not None:
+        visible = visible & mask.keys[:, None, None, :]
+    if mask.pairs is not None:
+        visible = visible & mask.pairs
+    return visible
+
+
+def scores(query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: float | None) -> Tensor:
+    """Scaled, capped and masked scores, -inf where masked: [batch, heads, queries, keys] float64."""
+    group = query.shape[1] // key.shape[1]
+    s = scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
+    if softcap is not None:
+        s = softcap * torch.tanh(s / softcap)
+    return s.masked_fill(~visible_pairs(query, key, mask), -math.inf)
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    request: Request,
+) -> tuple[Tensor, Statistics]:
+    """Output [batch, heads, queries, value_dim] and the statistics that `request` names, all float64."""
+    s = scores(query, key, mask=mask, scale=scale, softcap=softcap)
+    blind = s.isneginf().all(-1)
+    everything = s if sinks is None else torch.cat([s, sinks.double()[None, :, None, None].expand(*s.shape[:3], 1)], -1)
+    # a row of -inf alone has no gradient that is a number: give it finite scores, and take its weights away afterwards
+    log_p = everything.masked_fill(blind[..., None], 0).log_softmax(-1)[..., : s.shape[-1]]
+    p = log_p.exp().masked_fill(s.isneginf(), 0)
+    v = value.double().repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+    output = p @ v
+    with torch.no_grad():
+        return output, statistics(p.detach(), log_p.detach(), everything.detach(), v.detach(), blind, query, mask, request)
+
+
+def statistics(
+    p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, query: Tensor, mask: Mask, request: Request
+) -> Statistics:
+    """What `request` names, from the weights [batch, heads, queries, keys] and the scores with the sink appended."""
+    i, j = positions(query, p.transpose(-2, -1), mask)
+    found: dict[str, Tensor] = {}
+    if request.lse:
+        found["lse"] = s.logsumexp(-1).masked_fill(blind, -math.inf)
+    if request.entropy:
+        found["entropy"] = -torch.where(p > 0, p * log_p, 0).sum(-1).masked_fill(blind, math.nan)
+    if request.distance:
+        found["distance"] = (p * (i - j)).sum(-1).masked_fill(blind, math.nan)
+    if request.windowed_distance is not None:
+        found["windowed_distance"] = (p * (i - j).clamp(max=request.windowed_distance)).sum(-1).masked_fill(blind, math.nan)
+    if request.top:
+        # a visible key may underflow to p = 0: rank the scores, not the weights
+        ranked, key = s[..., : p.shape[-1]].sort(dim=-1, descending=True, stable=True)
+        ranked, key = ranked[..., : request.top], key[..., : request.top]
+        found["top_weight"] = p.gather(-1, key)
+        found["top_key"] = (key + mask.first_key).masked_fill(ranked.isneginf(), -1)
+    if request.sets is not None:
+        member = request.sets.to(p.dtype).expand(*p.shape[:2], -1, -1)
+        found["mass"] = (p @ member.transpose(-2, -1)).masked_fill(blind[..., None], math.nan)
+        if request.partial:
+            found["partial"] = torch.einsum("bhqk,bhsk,bhkv->bhqsv", p, member, v)
+    if request.received is not None:
+        found["received"], found["received_rows"] = received(p, i, j, mask, request.received)
+    if request.pooled is not None:
+        found["pooled"] = pooled(p, request.pooled)
+    return Statistics(**found)
+
+
+def received(p: Tensor, i: Tensor, j: Tensor, mask: Mask, band: Band) -> tuple[Tensor, Tensor]:
+    """Mean weight on each key, [batch, heads, keys], over the real queries of the band; their number, [batch, keys]."""
+    inside = i - j >= band.lo
+    if band.hi is not None:
+        inside = inside & (i - j <= band.hi)
+    if band.start is not None:
+        inside = inside & (i >= band.start)
+    if band.stop is not None:
+        inside = inside & (i < band.stop)
+    inside = inside.expand(p.shape[0], -1, -1)
+    if mask.keys is not None:
+        inside = inside & real_queries(i[:, 0], mask.keys, mask.first_key)[:, :, None]
+    rows = inside.sum(1)
+    return (p * inside[:, None]).sum(2) / rows[:, None], rows
+
+
+def real_queries(i: Tensor, keys: Tensor, first_key: int) -> Tensor:
+    """False where the key at a query's own position is padding: positions [queries] -> [batch, queries] bool."""
+    column = i - first_key
+    held = (column >= 0) & (column < keys.shape[1])
+    return keys[:, column.clamp(0, keys.shape[1] - 1)] | ~held
+
+
+def pooled(p: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Max of p over tiles: [batch, heads, queries, keys] -> at most [batch, heads, *shape]."""
+    tile_rows, tile_cols = (math.ceil(size / most) for size, most in zip(p.shape[2:], shape, strict=True))
+    rows = torch.stack([tile.amax(2) for tile in p.split(tile_rows, dim=2)], 2)
+    return torch.stack([tile.amax(3) for tile in rows.split(tile_cols, dim=3)], 3)
+
+
+def tile(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    rows: range,
+    cols: range,
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float64."""
+    s = scores(query, key, mask=mask, scale=scale, softcap=softcap)
+    p = (s - lse.double()[..., None]).exp().masked_fill(s.isneginf(), 0)
+    return p[:, :, rows.start : rows.stop : rows.step, cols.start : cols.stop : cols.step]
+
+
+def pool(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    shape: tuple[int, int],
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """Max of p over tiles: at most [batch, heads, *shape] float64."""
+    every = range(query.shape[2]), range(key.shape[2])
+    return pooled(tile(query, key, lse, rows=every[0], cols=every[1], mask=mask, scale=scale, softcap=softcap), shape)

@@ -1,0 +1,118 @@
+"""GGUF files: what the header says, and the weights as float tensors in a transformers model."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from probe.errors import ProbeError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Value types of the format's key-value section, by number; 8 is a string, 9 an array.
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether the file begins as GGUF files do."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def general(path: Path) -> dict[str, str]:
+    """The textual `general.` keys of a GGUF file, without that prefix: architecture, name, license and others.
+
+    Reads no further than those keys, which stand first: parsing the vocabulary behind them takes seconds. Raises
+    ProbeError for a file that is not GGUF version 2 or 3, or is cut short.
+    """
+    found: dict[str, str] = {}
+    try:
+        with open(path, "rb") as file:
+            magic, version, _, keys = struct.unpack("<4sIQQ", file.read(24))
+            if magic != b"GGUF" or version not in (2, 3):
+                raise ProbeError(f"expected a GGUF file of version 2 or 3, got {path}")
+            for _ in range(keys):
+                key = _text(file)
+                if not key.startswith("general."):
+                    break
+                value = _value(file, _number(file, "I"))
+                if isinstance(value, str):
+                    found[key.removeprefix("general.")] = value
+    except (struct.error, UnicodeDecodeError, KeyError) as error:
+        raise ProbeError(f"the GGUF file {path} is cut short or damaged: fetch it again") from error
+    return found
+
+
+def read_gguf(
+    path: Path, *, dtype: torch.dtype | str = "auto", device_map: str | dict | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A GGUF file as a dequantized transformers model and its tokenizer.
+
+    The model remembers that it came from GGUF and therefore refuses `save_pretrained`. Raises ProbeError for an
+    architecture that transformers does not read.
+    """
+    import transformers
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if find_spec("gguf") is None:
+        raise ProbeError("reading GGUF files needs the package gguf: pip install gguf")
+    architecture = general(path).get("architecture", "unknown")
+    folder, name = str(path.parent), path.name
+    try:
+        with _bar_on_terminals_only():
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+            model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype, device_map=device_map)
+    except (ValueError, IndexError, KeyError, NotImplementedError) as error:  # what gguf and numpy raise on torn files
+        reason = " ".join(str(error).split())[:200]
+        if "not supported" in reason or isinstance(error, NotImplementedError):
+            raise ProbeError(
+                f"transformers {transformers.__version__} cannot read GGUF files of architecture {architecture!r} "
+                f"({path.name}): use the safetensors checkpoint of that model"
+            ) from error
+        raise ProbeError(f"the GGUF file {path} cannot be read, is it whole? {reason}") from error
+    return model, tokenizer
+
+
+@contextmanager
+def _bar_on_terminals_only() -> Iterator[None]:
+    """Transformers shows this one progress bar whatever its settings say."""
+    from transformers import modeling_gguf_pytorch_utils
+
+    reading: Any = modeling_gguf_pytorch_utils
+    bar = getattr(reading, "tqdm", None)
+    if bar is not None:
+        reading.tqdm = partial(bar, disable=None)  # None is tqdm's word for "off unless on a terminal"
+    try:
+        yield
+    finally:
+        if bar is not None:
+            reading.tqdm = bar
+
+
+def _number(file: BinaryIO, code: str) -> int:
+    return struct.unpack("<" + code, file.read(struct.calcsize("<" + code)))[0]
+
+
+def _text(file: BinaryIO) -> str:
+    length = _number(file, "Q")
+    text = file.read(length) if length < 1 << 24 else b""
+    if len(text) != length:
+        raise struct.error("a string runs past the end of the file")
+    return text.decode("utf-8")
+
+
+def _value(file: BinaryIO, kind: int) -> object:
+    if kind == _STRING:
+        return _text(file)
+    if kind == _ARRAY:
+        item = _number(file, "I")
+        return [_value(file, item) for _ in range(_number(file, "Q"))]
+    return _number(file, _SCALARS[kind])

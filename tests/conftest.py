@@ -1,0 +1,18 @@
+"""Fixtures that more than one folder of tests uses."""
+
+from __future__ import annotations
+
+import os
+
+# Nothing in the suite may reach for a hub; set before anything imports huggingface_hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def llama():
+    """The packaged SmolLM2-135M-Instruct, loaded once. It must come out of every test as it went in."""
+    import probe
+
+    return probe.load("llama")
