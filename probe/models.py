@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import decoding
+from probe import decoding, manifest
 from probe.attention import engaged, text_config
 from probe.capture import Capture, Capturing
 from probe.errors import ProbeError, UsageError
@@ -105,6 +106,11 @@ class Model:
     @property
     def dtype(self) -> torch.dtype:
         return self.hf.dtype
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 of the weights, of the files they came from where those are known."""
+        return manifest.weights_hash(self)
 
     @property
     def has_chat_template(self) -> bool:
