@@ -12,7 +12,15 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from probe.kernels.checks import check_lse, check_mask, check_ranges, check_request, check_scalars, check_sinks, check_tensors
+from probe.kernels.checks import (
+    check_lse,
+    check_mask,
+    check_ranges,
+    check_request,
+    check_scalars,
+    check_sinks,
+    check_tensors,
+)
 from probe.kernels.contract import Mask, Request, Statistics
 
 IMPLEMENTATIONS = {
@@ -99,7 +107,7 @@ def pool(
     softcap: float | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): [batch, heads, <= shape[0], <= shape[1]].
+    """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): at most [batch, heads, *shape].
 
     The same map as `Statistics.pooled`, from what a capture keeps. Arguments as for `tile`.
     """
@@ -145,4 +153,6 @@ def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **opti
         if reason is None and hasattr(module, entry):
             return name, getattr(module, entry)
         reasons.append(f"{name}: {reason or f'has no {entry}'}")
-    raise ValueError(f"no implementation can serve this: {'; '.join(reasons)}; expected one of {', '.join(IMPLEMENTATIONS)}")
+    raise ValueError(
+        f"no implementation can serve this: {'; '.join(reasons)}; expected one of {', '.join(IMPLEMENTATIONS)}"
+    )

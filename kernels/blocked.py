@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.nn.functional import softplus
 
-from probe.kernels.blocks import HIDDEN, Block, blocks, hide, may_be_blind
+from probe.kernels.blocks import HIDDEN, MOST_ROWS, Block, Hiding, blocks, may_be_blind, visible_cols
 from probe.kernels.contract import Mask, Request, Statistics
 from probe.kernels.plain import plain_attention
-from probe.kernels.tally import PooledMap, Tally
+from probe.kernels.pooled import PooledMap, tile_maxima
+from probe.kernels.tally import Tally
+from probe.kernels.top import CHUNK
 
 # The most bytes of scores in hand at once; the weights take as many again.
-BUDGET = {"cpu": 4 << 20}
+BUDGET = {"cpu": 8 << 20}
 DEVICE_BUDGET = 256 << 20
 
 
@@ -40,12 +45,14 @@ def attend(
 
     Where nothing is asked this is torch's own attention. budget: the most bytes of scores in hand at once.
     """
-    if not request and softcap is None and sinks is None:
+    plain = not request and softcap is None and sinks is None
+    if plain and value.shape[3] == key.shape[3]:  # torch builds the whole map where the widths differ
         return plain_attention(query, key, value, mask=mask, scale=scale), Statistics()
-    sweep = _Sweep(query, key, mask=mask, scale=scale, softcap=softcap, budget=budget)
+    scoring = _Scoring(mask, scale, softcap, budget or BUDGET.get(query.device.type, DEVICE_BUDGET))
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, key, value, sinks)):
-        return _Attention.apply(query, key, value, sinks, sweep, request)
-    output, _, statistics = _forward(query, key, value, sinks, sweep, request)
+        return _Attention.apply(query, key, value, sinks, scoring, request)
+    with torch.no_grad():
+        output, _, statistics = _forward(query, key, value, sinks, scoring, request)
     return output, statistics
 
 
@@ -63,9 +70,18 @@ def tile(
 ) -> Tensor:
     """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
     batch, heads = query.shape[:2]
-    sweep = _Sweep(query, key, mask=mask, scale=scale, softcap=softcap)
-    block = Block(slice(0, batch), slice(0, key.shape[1]), slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1))
-    return sweep.weights(block, query, key, lse)[..., :: rows.step, :: cols.step].reshape(batch, heads, len(rows), len(cols)).float()
+    sweep = _Sweep(query, key, _Scoring(mask, scale, softcap, BUDGET.get(query.device.type, DEVICE_BUDGET)))
+    lse = lse.to(sweep.dtype)
+    found = query.new_zeros(batch, heads, rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0], dtype=torch.float32)
+    for start in range(rows[0], rows[-1] + 1, MOST_ROWS):
+        stop = min(start + MOST_ROWS, rows[-1] + 1)
+        seen = visible_cols(start, stop, key.shape[2], mask)
+        seen = slice(max(seen.start, cols[0]), min(seen.stop, cols[-1] + 1))
+        if seen.start < seen.stop:
+            block = Block(slice(0, batch), slice(0, key.shape[1]), slice(start, stop), seen)
+            p = sweep.weights(block, sweep.scores(block), lse).flatten(1, 2)
+            found[:, :, start - rows[0] : stop - rows[0], seen.start - cols[0] : seen.stop - cols[0]] = p
+    return found[:, :, :: rows.step, :: cols.step].contiguous()
 
 
 @torch.no_grad()
@@ -81,104 +97,113 @@ def pool(
     budget: int | None = None,
 ) -> Tensor:
     """Max of p over tiles: at most [batch, heads, *shape] float32."""
-    sweep = _Sweep(query, key, mask=mask, scale=scale, softcap=softcap, budget=budget)
+    sweep = _Sweep(query, key, _Scoring(mask, scale, softcap, budget or BUDGET.get(query.device.type, DEVICE_BUDGET)))
     lead = (query.shape[0], key.shape[1], sweep.group)
-    pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, sweep.dtype, query.device)
-    for block in sweep.blocks(query, key):
-        pooled.add(block, sweep.weights(block, query, key, lse))
+    pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, dtype=sweep.dtype, device=query.device)
+    lse = lse.to(sweep.dtype)
+    for block in sweep.blocks():
+        if block.cols.start < block.cols.stop:
+            pooled.add(block, sweep.weights(block, sweep.scores(block), lse))
     return pooled.map.flatten(1, 2).float()
 
 
-class _Sweep:
-    """The scores of one call, block by block."""
+@dataclass(frozen=True, slots=True)
+class _Scoring:
+    """How scores are made, and the most bytes of them in hand at once."""
 
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        *,
-        mask: Mask,
-        scale: float,
-        softcap: float | None,
-        budget: int | None = None,
-    ) -> None:
-        self.mask, self.scale, self.softcap = mask, scale, softcap
+    mask: Mask
+    scale: float
+    softcap: float | None
+    budget: int
+
+
+class _Sweep:
+    """The scores of one pass over the blocks of a query and a key."""
+
+    def __init__(self, query: Tensor, key: Tensor, scoring: _Scoring) -> None:
+        self.query, self.key = query, key
+        self.mask, self.scale, self.softcap = scoring.mask, scoring.scale, scoring.softcap
         self.group = query.shape[1] // key.shape[1]
         self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.budget = budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
+        self.most = max(1, scoring.budget // self.dtype.itemsize)
+        self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
         self.buffers: dict[str, Tensor] = {}
-        self.device = query.device
 
-    def blocks(self, query: Tensor, key: Tensor) -> Iterator[Block]:
-        return blocks(query, key, self.mask, budget=max(1, self.budget // self.dtype.itemsize))
+    def blocks(self) -> Iterator[Block]:
+        return blocks(self.query, self.key, self.mask, most=self.most)
 
     def rows(self, block: Block, tensor: Tensor) -> Tensor:
-        """A block's rows of [batch, heads, queries, width], those of all its query heads in one: [.., rows, width]."""
-        part = block.of(tensor.unflatten(1, (-1, self.group)), rows=3).to(self.dtype)
-        return part.flatten(2, 3).flatten(0, 1)
+        """A block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., rows, width]."""
+        return block.of(self.grouped(tensor), rows=3).to(self.dtype).flatten(2, 3).flatten(0, 1)
 
     def cols(self, block: Block, tensor: Tensor) -> Tensor:
         """A block's keys or values of [batch, kv_heads, keys, width]: [.., cols, width]."""
         return block.of(tensor, cols=2).to(self.dtype).flatten(0, 1)
 
+    def grouped(self, tensor: Tensor) -> Tensor:
+        """[batch, heads, ...] as [batch, kv_heads, group, ...]."""
+        return tensor.unflatten(1, (-1, self.group))
+
     def whole(self, block: Block, part: Tensor) -> Tensor:
-        """[.., rows, width] as [batch, kv_heads, group, rows, width] of the block."""
+        """[.., rows, width] as [batch, kv_heads, group, rows, width] of the block: the inverse of `rows`."""
         batch, kv_heads, rows = (cut.stop - cut.start for cut in (block.batch, block.kv_heads, block.rows))
         return part.view(batch, kv_heads, self.group, rows, part.shape[-1])
 
-    def buffer(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        """Memory that the blocks use one after another: fresh pages cost more than filling them."""
+    def buffer(self, name: str, *shape: int) -> Tensor:
+        """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = torch.empty(max(size, self.budget // self.dtype.itemsize), dtype=self.dtype, device=self.device)
+            # the first blocks of a causal sweep are the smallest
+            self.buffers[name] = torch.empty(max(size, self.most), dtype=self.dtype, device=self.query.device)
         return self.buffers[name][:size].view(shape)
 
-    def scores(self, block: Block, query: Tensor, key: Tensor) -> Tensor:
-        """Scaled, capped scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols] of the block."""
+    def scores(self, block: Block) -> Tensor:
+        """Scaled, capped scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
         cap = self.softcap
-        q, k = self.rows(block, query) * (self.scale if cap is None else self.scale / cap), self.cols(block, key)
-        s = torch.bmm(q, k.transpose(1, 2), out=self.buffer("scores", (q.shape[0], q.shape[1], k.shape[1])))
+        q = self.rows(block, self.query) * (self.scale if cap is None else self.scale / cap)
+        k = self.cols(block, self.key)
+        s = torch.bmm(q, k.transpose(1, 2), out=self.buffer("scores", q.shape[0], q.shape[1], k.shape[1]))
         if cap is not None:
             s.tanh_().mul_(cap)
         s = self.whole(block, s)
-        hide(s, block, self.mask)
+        self.hiding.apply(s, block)
         return s
 
-    def weights(self, block: Block, query: Tensor, key: Tensor, lse: Tensor) -> Tensor:
-        """p from the lse [batch, heads, queries] of an earlier sweep: [batch, kv_heads, group, rows, cols]."""
-        own = block.of(lse.to(self.dtype).unflatten(1, (-1, self.group)), rows=3)
-        own = own.masked_fill(own.isneginf(), math.inf)  # a row that sees nothing has weights 0
-        return self.scores(block, query, key).sub_(own[..., None]).exp_()
+    def weights(self, block: Block, s: Tensor, lse: Tensor) -> Tensor:
+        """p, in the place of s, from the lse [batch, heads, queries] of an earlier sweep."""
+        own = block.of(self.grouped(lse), rows=3)
+        return s.sub_(own.masked_fill(own.isneginf(), math.inf)[..., None]).exp_()  # a row that sees nothing weighs 0
 
 
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, sweep: _Sweep, request: Request
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, scoring: _Scoring, request: Request
 ) -> tuple[Tensor, Tensor, Statistics]:
     """Output [batch, heads, queries, value_dim], lse [batch, heads, queries] and the statistics."""
-    batch, heads, queries, _ = query.shape
-    blind_rows = may_be_blind(query, key, sweep.mask)
+    sweep = _Sweep(query, key, scoring)
     tally = Tally(query, key, value, sweep.mask, request, sweep.dtype)
+    batch, heads, queries, _ = query.shape
     # heads side by side in memory, as models want them next
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
     lse = query.new_empty(batch, heads, queries, dtype=sweep.dtype)
-    outputs, lses = output.unflatten(1, (-1, sweep.group)), lse.unflatten(1, (-1, sweep.group))
-    sink = None if sinks is None else sinks.to(sweep.dtype).unflatten(0, (-1, sweep.group))[None, :, :, None]
-    for block in sweep.blocks(query, key):
-        v = sweep.cols(block, value)
-        s = sweep.scores(block, query, key)
-        p = sweep.buffer("weights", tuple(s.shape))
-        if s.shape[-1]:
-            torch._softmax(s, -1, False, out=p)
-            peak = s.amax(-1)
-            spread = p.amax(-1).log_().neg_()  # the largest weight is exp(peak - lse)
-        else:
-            peak = s.new_full(s.shape[:-1], HIDDEN)
-            spread = torch.zeros_like(peak)
+    outputs, lses = sweep.grouped(output), sweep.grouped(lse)
+    sink = None if sinks is None else sweep.grouped(sinks.to(sweep.dtype)[None, :, None])
+    blind_rows = may_be_blind(query, key, sweep.mask)
+    for block in sweep.blocks():
+        if block.cols.start == block.cols.stop:
+            block.of(outputs, rows=3).zero_()
+            block.of(lses, rows=3).fill_(-math.inf)
+            tally.skip(block)
+            continue
+        s = sweep.scores(block)
+        p = torch.softmax(s, -1, out=sweep.buffer("weights", *s.shape))
+        chunks = tile_maxima(s, 0, CHUNK if request.top else s.shape[-1])
+        peak = chunks.amax(-1)
+        spread = p.amax(-1).log_().neg_()  # lse - peak, for the largest weight is exp(peak - lse)
         total = None
         if sink is not None:
             own, without = block.of(sink), peak + spread
             total = torch.sigmoid(without - own)
-            spread = spread + torch.nn.functional.softplus(own - without)
+            spread = spread + softplus(own - without)
             p.mul_(total[..., None])
         row_lse = peak + spread
         if blind_rows:
@@ -186,8 +211,10 @@ def _forward(
             p.masked_fill_(blind[..., None], 0)
             row_lse.masked_fill_(blind, -math.inf)
         block.of(lses, rows=3).copy_(row_lse)
-        block.of(outputs, rows=3).copy_(sweep.whole(block, torch.bmm(p.flatten(0, 1).flatten(1, 2), v)))
-        tally.add(block, p, s, v.unflatten(0, p.shape[:2]), peak=peak, spread=spread, total=total)
+        v = sweep.cols(block, value)
+        block.of(outputs, rows=3).copy_(sweep.whole(block, torch.bmm(p.flatten(2, 3).flatten(0, 1), v)))
+        v = v.unflatten(0, p.shape[:2])
+        tally.add(block, p, s, v, chunks=chunks, peak=peak, spread=spread, total=total)
     return output, lse, tally.finish(lse, lse.isneginf() if blind_rows else None)
 
 
@@ -195,35 +222,49 @@ class _Attention(torch.autograd.Function):
     """The same with gradients of the output, whose backward computes each block's weights again."""
 
     @staticmethod
-    def forward(ctx, query, key, value, sinks, sweep: _Sweep, request: Request) -> tuple[Tensor, Statistics]:
-        output, lse, statistics = _forward(query, key, value, sinks, sweep, request)
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        sinks: Tensor | None,
+        scoring: _Scoring,
+        request: Request,
+    ) -> tuple[Tensor, Statistics]:
+        output, lse, statistics = _forward(query, key, value, sinks, scoring, request)
         ctx.save_for_backward(query, key, value, sinks, output, lse)
-        ctx.sweep = sweep
+        ctx.scoring = scoring
         return output, statistics
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, output, lse = ctx.saved_tensors
-        sweep: _Sweep = ctx.sweep
+        sweep = _Sweep(query, key, ctx.scoring)
         d_query, d_key, d_value = (torch.zeros_like(t, dtype=sweep.dtype) for t in (query, key, value))
-        d_queries = d_query.unflatten(1, (-1, sweep.group))
         moment = (grad.to(sweep.dtype) * output).sum(-1)  # sum_j p_ij dp_ij
-        for block in sweep.blocks(query, key):
-            k, v, g = sweep.cols(block, key), sweep.cols(block, value), sweep.rows(block, grad)
-            p = sweep.weights(block, query, key, lse).flatten(0, 1).flatten(1, 2)
-            block.of(d_value, cols=2).add_(torch.bmm(p.transpose(1, 2), g).view_as(block.of(d_value, cols=2)))
+        for block in sweep.blocks():
+            if block.cols.start == block.cols.stop:
+                continue
+            q, g = sweep.rows(block, query), sweep.rows(block, grad)
+            k, v = sweep.cols(block, key), sweep.cols(block, value)
+            s = sweep.scores(block)
+            # the slope of the cap is 1 - (s / softcap)^2; hidden keys have no weight, whatever theirs
+            slope = None if sweep.softcap is None else (s / sweep.softcap).clamp_(min=-1).square_().neg_().add_(1)
+            p = sweep.weights(block, s, lse).flatten(2, 3).flatten(0, 1)
             d_score = torch.bmm(g, v.transpose(1, 2)).sub_(sweep.rows(block, moment[..., None])).mul_(p)
-            if sweep.softcap is not None:
-                # the slope of the cap is 1 - (s / softcap)^2
-                s = sweep.scores(block, query, key).clamp(min=-sweep.softcap).div_(sweep.softcap)
-                d_score.mul_(s.square_().neg_().add_(1).view_as(d_score))
+            if slope is not None:
+                d_score.mul_(slope.view_as(d_score))
             d_score.mul_(sweep.scale)
-            block.of(d_queries, rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
-            d_key_part = torch.bmm(d_score.transpose(1, 2), sweep.rows(block, query))
-            block.of(d_key, cols=2).add_(d_key_part.view_as(block.of(d_key, cols=2)))
+            block.of(sweep.grouped(d_query), rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
+            for target, part in (
+                (d_key, torch.bmm(d_score.transpose(1, 2), q)),
+                (d_value, torch.bmm(p.transpose(1, 2), g)),
+            ):
+                place = block.of(target, cols=2)
+                place += part.view_as(place)
         d_sinks = None
         if sinks is not None:
-            row = (sinks.to(sweep.dtype)[:, None] - lse.masked_fill(lse.isneginf(), math.inf)).exp()
-            d_sinks = -(row * moment).sum((0, 2)).to(sinks.dtype)
+            weight = (sinks.to(sweep.dtype)[:, None] - lse.masked_fill(lse.isneginf(), math.inf)).exp()
+            d_sinks = -(weight * moment).sum((0, 2)).to(sinks.dtype)
         return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), d_sinks, None, None

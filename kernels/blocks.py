@@ -27,7 +27,7 @@ class Block:
     cols: slice
 
     def of(self, tensor: Tensor, *, rows: int | None = None, cols: int | None = None) -> Tensor:
-        """The block's part of [batch or 1, kv_heads or 1, group, ...], `rows` and `cols` naming the dimensions to cut."""
+        """The block's part of [batch or 1, kv_heads or 1, ...]; `rows` and `cols` name the dimensions they cut."""
         index = [slice(None)] * tensor.ndim
         for dim, cut in ((0, self.batch), (1, self.kv_heads)):
             if tensor.shape[dim] != 1:
@@ -38,8 +38,8 @@ class Block:
         return tensor[tuple(index)]
 
 
-def blocks(query: Tensor, key: Tensor, mask: Mask, *, budget: int) -> Iterator[Block]:
-    """The blocks that together hold every visible pair, each with at most about `budget` scores.
+def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int) -> Iterator[Block]:
+    """The blocks that together hold every visible pair, each with at most about `most` scores.
 
     Every query row is in a block, if with an empty range of keys. All blocks of one KV head come together, while its
     keys are in the cache.
@@ -47,12 +47,11 @@ def blocks(query: Tensor, key: Tensor, mask: Mask, *, budget: int) -> Iterator[B
     batch, heads, queries, _ = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
-    width = keys
-    if mask.causal:
-        width = min(width, max(1, queries + mask.first_query - mask.first_key))
-        width = width if mask.window is None else min(width, mask.window + MOST_ROWS)
-    rows = max(1, min(budget // (group * width), MOST_ROWS, queries))
-    at_once = max(1, budget // (group * width * rows))
+    rows = MOST_ROWS  # and powers of two below it, so that most blocks start and end evenly
+    while rows > 1 and group * rows * _width(rows, queries, keys, mask) > most:
+        rows //= 2
+    rows = min(rows, queries)
+    at_once = max(1, most // (group * rows * _width(rows, queries, keys, mask)))
     batch_step, kv_step = max(1, at_once // kv_heads), min(at_once, kv_heads)
     for b in range(0, batch, batch_step):
         for h in range(0, kv_heads, kv_step):
@@ -64,6 +63,14 @@ def blocks(query: Tensor, key: Tensor, mask: Mask, *, budget: int) -> Iterator[B
                     rows=slice(start, stop),
                     cols=visible_cols(start, stop, keys, mask),
                 )
+
+
+def _width(rows: int, queries: int, keys: int, mask: Mask) -> int:
+    """The most keys that a block of so many rows may need."""
+    if not mask.causal:
+        return keys
+    width = max(1, min(keys, queries + mask.first_query - mask.first_key))
+    return width if mask.window is None else min(width, mask.window + rows - 1)
 
 
 def visible_cols(start: int, stop: int, keys: int, mask: Mask) -> slice:
@@ -78,31 +85,37 @@ def visible_cols(start: int, stop: int, keys: int, mask: Mask) -> slice:
     return slice(first, min(max(last, first), keys))
 
 
-def hide(scores: Tensor, block: Block, mask: Mask) -> None:
-    """Lowers the scores of hidden keys to HIDDEN, in place: [batch, kv_heads, group, rows, cols] of the block.
+class Hiding:
+    """Lowers the scores of hidden keys to HIDDEN. By position only the edges of a block can be hidden."""
 
-    By position only the edges of a block can be hidden, so only they are touched.
-    """
-    rows, cols = block.rows, block.cols
-    i = torch.arange(rows.start, rows.stop, device=scores.device)[:, None] + (mask.first_query - mask.first_key)
-    j = torch.arange(cols.start, cols.stop, device=scores.device)
-    ahead = mask.first_query - mask.first_key
-    if mask.causal:
-        edge = min(max(rows.start + ahead + 1, cols.start), cols.stop) - cols.start
-        _add(scores[..., edge:], j[edge:] > i)
-    if mask.window is not None:
-        edge = min(max(rows.stop + ahead - mask.window, cols.start), cols.stop) - cols.start
-        _add(scores[..., :edge], i - j[:edge] >= mask.window)
-    if mask.keys is not None:
-        _add(scores, ~block.of(mask.keys[:, None, None, None, :], cols=4))
-    if mask.pairs is not None:
-        _add(scores, ~block.of(grouped(mask.pairs, scores.shape[2]), rows=3, cols=4))
+    def __init__(self, mask: Mask, most_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
+        self.mask = mask
+        self.ahead = mask.first_query - mask.first_key
+        square = torch.full((most_rows, most_rows), HIDDEN, dtype=dtype, device=device)
+        self.after, self.before = square.triu(1), square.tril(-1)
+
+    def apply(self, scores: Tensor, block: Block) -> None:
+        """In place: [batch, kv_heads, group, rows, cols] of the block."""
+        rows, cols = block.rows, block.cols
+        size, own = rows.stop - rows.start, rows.start + self.ahead  # the first row's own key index
+        if self.mask.causal:
+            _add(scores, cols, own, self.after[:size, :size])
+        if self.mask.window is not None:
+            _add(scores, cols, own - self.mask.window + 1, self.before[:size, :size])
+        hidden = []
+        if self.mask.keys is not None:
+            hidden.append(~block.of(self.mask.keys[:, None, None, None, :], cols=4))
+        if self.mask.pairs is not None:
+            hidden.append(~block.of(grouped(self.mask.pairs, scores.shape[2]), rows=3, cols=4))
+        for pairs in hidden:  # adding is several times faster than masked_fill_ on CPUs
+            scores.add_(pairs.to(scores.dtype).mul_(HIDDEN))
 
 
-def _add(scores: Tensor, hidden: Tensor) -> None:
-    # adding is several times faster than masked_fill_ on CPUs, and HIDDEN swallows any score
-    if scores.shape[-1]:
-        scores.add_(hidden.to(scores.dtype).mul_(HIDDEN))
+def _add(scores: Tensor, cols: slice, start: int, square: Tensor) -> None:
+    """Adds to the scores, whose columns are `cols`, a square whose first column belongs at `start`."""
+    first, last = max(start, cols.start), min(start + square.shape[1], cols.stop)
+    if first < last:
+        scores[..., first - cols.start : last - cols.start].add_(square[:, first - start : last - start])
 
 
 def grouped(tensor: Tensor, group: int) -> Tensor:

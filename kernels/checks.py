@@ -22,13 +22,15 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor | None = None) -> No
             raise ValueError(f"{name}: expected a floating dtype, got {tensor.dtype}")
         if tensor.dtype != query.dtype or tensor.device != query.device:
             raise ValueError(
-                f"{name}: expected {query.dtype} on {query.device} as the query has, got {tensor.dtype} on {tensor.device}"
+                f"{name}: expected {query.dtype} on {query.device}, as the query, got {tensor.dtype} on {tensor.device}"
             )
         if 0 in tensor.shape:
             raise ValueError(f"{name}: expected no empty dimension, got {_size(tensor)}")
     batch, heads, _, head_dim = query.shape
     if key.shape[0] != batch or key.shape[3] != head_dim:
-        raise ValueError(f"key: expected [{batch}, kv_heads, keys, {head_dim}] to fit query {_size(query)}, got {_size(key)}")
+        raise ValueError(
+            f"key: expected [{batch}, kv_heads, keys, {head_dim}] to fit query {_size(query)}, got {_size(key)}"
+        )
     if heads % key.shape[1]:
         raise ValueError(f"key: expected a number of KV heads that divides {heads} query heads, got {key.shape[1]}")
     if value is not None and value.shape[:3] != key.shape[:3]:
@@ -60,17 +62,13 @@ def check_sinks(query: Tensor, sinks: Tensor | None) -> None:
     if sinks is None:
         return
     if sinks.shape != (query.shape[1],) or not sinks.is_floating_point() or sinks.device != query.device:
-        raise ValueError(
-            f"sinks: expected [{query.shape[1]}] floating on {query.device}, got {_size(sinks)} {sinks.dtype} on {sinks.device}"
-        )
+        raise ValueError(f"sinks: expected [{query.shape[1]}] floating on {query.device}, got {_found(sinks)}")
 
 
 def check_lse(query: Tensor, lse: Tensor) -> None:
     """Raises ValueError unless lse is [batch, heads, queries], floating, on the query's device."""
     if lse.shape != query.shape[:3] or not lse.is_floating_point() or lse.device != query.device:
-        raise ValueError(
-            f"lse: expected {list(query.shape[:3])} floating on {query.device}, got {_size(lse)} {lse.dtype} on {lse.device}"
-        )
+        raise ValueError(f"lse: expected {list(query.shape[:3])} floating on {query.device}, got {_found(lse)}")
 
 
 def check_ranges(query: Tensor, key: Tensor, rows: range, cols: range) -> None:
@@ -105,7 +103,7 @@ def _check_bool(name: str, tensor: Tensor, sizes: list[tuple[int, ...] | range],
     fits = tensor.ndim == len(sizes) and all(size in allowed for size, allowed in zip(tensor.shape, sizes, strict=True))
     if not fits or tensor.dtype != torch.bool or tensor.device != device:
         wanted = ", ".join(_choice(allowed) for allowed in sizes)
-        raise ValueError(f"{name}: expected [{wanted}] bool on {device}, got {_size(tensor)} {tensor.dtype} on {tensor.device}")
+        raise ValueError(f"{name}: expected [{wanted}] bool on {device}, got {_found(tensor)}")
 
 
 def _choice(allowed: tuple[int, ...] | range) -> str:
@@ -116,3 +114,7 @@ def _choice(allowed: tuple[int, ...] | range) -> str:
 
 def _size(tensor: Tensor) -> str:
     return str(list(tensor.shape))
+
+
+def _found(tensor: Tensor) -> str:
+    return f"{_size(tensor)} {tensor.dtype} on {tensor.device}"

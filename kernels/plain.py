@@ -53,7 +53,15 @@ def visible_pairs(rows: slice, cols: slice, mask: Mask, device: torch.device) ->
     return visible
 
 
-def _sdpa(query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scale: float, *, is_causal: bool = False) -> Tensor:
+def _sdpa(
+    query: Tensor, key: Tensor, value: Tensor, visible: Tensor | None, scale: float, *, is_causal: bool = False
+) -> Tensor:
     return scaled_dot_product_attention(
-        query, key, value, attn_mask=visible, scale=scale, is_causal=is_causal, enable_gqa=query.shape[1] != key.shape[1]
+        query,
+        key,
+        value,
+        attn_mask=visible,
+        scale=scale,
+        is_causal=is_causal,
+        enable_gqa=query.shape[1] != key.shape[1],
     )

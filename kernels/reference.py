@@ -14,17 +14,17 @@ from torch import Tensor
 from probe.kernels.contract import Band, Mask, Request, Statistics
 
 
-def positions(query: Tensor, key: Tensor, mask: Mask) -> tuple[Tensor, Tensor]:
+def positions(queries: int, keys: int, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor]:
     """Absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""
-    i = torch.arange(query.shape[2], device=query.device)[:, None] + mask.first_query
-    j = torch.arange(key.shape[2], device=query.device)[None, :] + mask.first_key
+    i = torch.arange(queries, device=device)[:, None] + mask.first_query
+    j = torch.arange(keys, device=device)[None, :] + mask.first_key
     return i, j
 
 
-def visible_pairs(query: Tensor, key: Tensor, mask: Mask) -> Tensor:
+def visible_pairs(queries: int, keys: int, mask: Mask, device: torch.device) -> Tensor:
     """True where the query may attend to the key: [batch or 1, heads or 1, queries, keys] bool."""
-    i, j = positions(query, key, mask)
-    visible = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device)[None, None]
+    i, j = positions(queries, keys, mask, device)
+    visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
     if mask.causal:
         visible = visible & (j <= i)
     if mask.window is not None:
@@ -42,7 +42,7 @@ def scores(query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: flo
     s = scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
     if softcap is not None:
         s = softcap * torch.tanh(s / softcap)
-    return s.masked_fill(~visible_pairs(query, key, mask), -math.inf)
+    return s.masked_fill(~visible_pairs(query.shape[2], key.shape[2], mask, query.device), -math.inf)
 
 
 def attend(
@@ -66,14 +66,14 @@ def attend(
     v = value.double().repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     output = p @ v
     with torch.no_grad():
-        return output, statistics(p.detach(), log_p.detach(), everything.detach(), v.detach(), blind, query, mask, request)
+        return output, statistics(p.detach(), log_p.detach(), everything.detach(), v.detach(), blind, mask, request)
 
 
 def statistics(
-    p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, query: Tensor, mask: Mask, request: Request
+    p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, mask: Mask, request: Request
 ) -> Statistics:
     """What `request` names, from the weights [batch, heads, queries, keys] and the scores with the sink appended."""
-    i, j = positions(query, p.transpose(-2, -1), mask)
+    i, j = positions(*p.shape[2:], mask, p.device)
     found: dict[str, Tensor] = {}
     if request.lse:
         found["lse"] = s.logsumexp(-1).masked_fill(blind, -math.inf)
@@ -82,7 +82,9 @@ def statistics(
     if request.distance:
         found["distance"] = (p * (i - j)).sum(-1).masked_fill(blind, math.nan)
     if request.windowed_distance is not None:
-        found["windowed_distance"] = (p * (i - j).clamp(max=request.windowed_distance)).sum(-1).masked_fill(blind, math.nan)
+        found["windowed_distance"] = (
+            (p * (i - j).clamp(max=request.windowed_distance)).sum(-1).masked_fill(blind, math.nan)
+        )
     if request.top:
         # a visible key may underflow to p = 0: rank the scores, not the weights
         ranked, key = s[..., : p.shape[-1]].sort(dim=-1, descending=True, stable=True)

@@ -70,7 +70,7 @@ def read_gguf(
         with _bar_on_terminals_only():
             tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
             model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype, device_map=device_map)
-    except (ValueError, IndexError, KeyError, NotImplementedError) as error:  # what gguf and numpy raise on torn files
+    except (ValueError, IndexError, KeyError, NotImplementedError, struct.error) as error:  # what torn files raise
         reason = " ".join(str(error).split())[:200]
         if "not supported" in reason or isinstance(error, NotImplementedError):
             raise ProbeError(

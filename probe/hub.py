@@ -93,6 +93,16 @@ def cached_file(model: str, name: str, *, revision: str | None = None) -> Path |
     return Path(path) if isinstance(path, str) else None
 
 
+def keep_name(model: str, *, revision: str | None = None) -> None:
+    """Notes in the local cache which commit `revision` stands for, by downloading config.json under that name.
+
+    Files fetched by commit alone leave the cache without names, and it could not answer for `main` without a network.
+    """
+    from huggingface_hub import hf_hub_download
+
+    hf_hub_download(model, "config.json", revision=revision)
+
+
 def card_licence(folder: Path) -> str | None:
     """The licence that the model card (README.md) in the folder declares, or None."""
     try:

@@ -192,7 +192,7 @@ def parameters_hash(hf: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(hf.named_parameters()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -227,11 +227,14 @@ def hardware(device: Any) -> str:
 
 def peak_memory() -> int:
     """The most memory that this process has had resident so far, in bytes; the weights are in it."""
-    try:
-        import resource
-    except ImportError:  # Windows
+    if sys.platform == "linux":  # ru_maxrss survives exec there, and would report the parent's peak
+        status = Path("/proc/self/status").read_text()
+        return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    if sys.platform == "win32":
         import psutil
 
         return psutil.Process().memory_info().peak_wset
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -25,6 +25,7 @@ class Source:
     model: the hub's id, or the path of the folder or file.
     path: the folder or GGUF file on this machine; None for the hub.
     revision: the hub's commit, or for a packaged model the package and its version.
+    asked: the hub's branch, tag or commit as asked for; None is the default branch.
     size: bytes of the weight files, None where unknown.
     note: one line for the user when the name is not itself the source, else "".
     reached: whether the hub itself answered; if not, everything is taken from the local cache.
@@ -35,6 +36,7 @@ class Source:
     model: str
     path: Path | None = None
     revision: str | None = None
+    asked: str | None = None
     licence: str | None = None
     size: int | None = None
     note: str = ""
@@ -146,6 +148,7 @@ def _from_hub(name: str, model: str, revision: str | None) -> Source:
         kind="hub",
         model=model,
         revision=found.commit,
+        asked=revision,
         licence=found.licence,
         size=sum(found.files[part] for part in parts),
         note=f"{name} -> {model} (Hugging Face hub)" if name != model else "",

@@ -129,6 +129,7 @@ def _from_checkpoint(
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 
     config = AutoConfig.from_pretrained(where, **options)
+    tokenizer = AutoTokenizer.from_pretrained(where, **options)  # before the weights, which may take minutes
     auto = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
     loaded: Any = auto.from_pretrained(
         where, dtype=dtype, device_map=device_map, use_safetensors=True, output_loading_info=True, **options
@@ -139,12 +140,14 @@ def _from_checkpoint(
             f"{where} lacks {len(missing)} of the weights of {type(model).__name__}, such as {missing[0]}: "
             "expected a whole checkpoint of a language model"
         )
-    return model, AutoTokenizer.from_pretrained(where, **options)
+    return model, tokenizer
 
 
 def _location(source: Source, revision: str | None) -> tuple[str, dict[str, Any]]:
     """Where from_pretrained is to look, and the options that say how."""
     if source.kind == "hub":
+        if source.reached:
+            hub.keep_name(source.model, revision=source.asked)
         return source.model, {"revision": source.revision or revision, "local_files_only": not source.reached}
     if source.kind == "folder":
         return str(_path(source)), {"local_files_only": True}

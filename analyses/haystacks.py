@@ -1,0 +1,95 @@
+"""Prose to hide needles in.
+
+The default is the English of CPython's own language reference, `pydoc_data.topics`, which every Python carries: its
+code, grammar and tables are dropped, and every paragraph appears once. It differs a little between Python versions, so
+results record the text's hash. A user's text files are taken as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe.errors import ProbeError
+
+# A full stop that ends a sentence: not one of an abbreviation or initial, and no lower-case word follows.
+SENTENCE_END = re.compile(
+    r"(?<!\be\.g)(?<!\bi\.e)(?<!\betc)(?<!\bcf)(?<!\bvs)(?<!\bMr)(?<!\bDr)(?<!\bSt)(?<!\bMrs)(?<!\b[A-Z])"
+    r"[.!?][\"”’')\]]*(?=\s+[^\sa-z]|\s*\Z)|[。！？][」』”’）]*"
+)
+SENTENCE_GAP = re.compile(rf"(?:{SENTENCE_END.pattern})\s*")
+BREAK = re.compile(r"\n\s*\n")
+# A line that only code, grammar, tables and headings have.
+NOT_PROSE = re.compile(r"::=|>>>|^\s*[*=~^+|-]{3,}", re.MULTILINE)
+WORD = re.compile(r"[(\"“‘'*]*[A-Za-z’'-]+[)\"”’'*]*[.,;:!?]?[)\"”’]*")
+ENDED = re.compile(r"[.!?][\"”’)]*$")
+
+
+@dataclass(frozen=True)
+class Haystack:
+    """A text with a name. `window` cuts stretches out of it that start with a sentence."""
+
+    name: str
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the text, hexadecimal."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+    def starts(self) -> list[int]:
+        """Character positions at which a sentence begins; the first is 0."""
+        begins = (match.end() for match in SENTENCE_GAP.finditer(self.text))
+        return [0, *(begin for begin in begins if begin < len(self.text))]
+
+    def window(self, start: int, characters: int) -> str:
+        """Text from `start` on, wrapping from the end to the beginning, so that no passage comes twice.
+
+        Shorter than asked when the whole haystack is shorter.
+        """
+        rotated = self.text[start : start + characters]
+        missing = min(characters - len(rotated), start)
+        return rotated if missing <= 0 else f"{rotated} {self.text[:missing]}"
+
+
+def language_reference() -> Haystack:
+    """The English paragraphs of `pydoc_data.topics` as running text, topics by name; 37,265 words in Python 3.11."""
+    from pydoc_data.topics import topics
+
+    paragraphs: dict[str, None] = {}  # keeps order; topics repeat one another's sections
+    for name in sorted(topics):
+        for raw in BREAK.split(topics[name]):
+            text = re.sub(r"^(\*|\[?\d+[.\]]) ", "", " ".join(raw.split()))
+            if _is_prose(raw, text):
+                paragraphs.setdefault(text)
+    return Haystack(f"language reference of Python {platform.python_version()}", " ".join(paragraphs))
+
+
+def from_files(paths: Sequence[str | Path]) -> Haystack:
+    """The text files one after another, UTF-8, as they are."""
+    if not paths:
+        raise ProbeError("expected at least one text file for the haystack, got none")
+    texts = []
+    for path in paths:
+        try:
+            text = Path(path).read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise ProbeError(f"cannot read the haystack file {path}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise ProbeError(f"the haystack file {path} is not UTF-8 text (byte {error.start})") from error
+        if not text:
+            raise ProbeError(f"the haystack file {path} is empty")
+        texts.append(text)
+    return Haystack(", ".join(Path(path).name for path in paths), "\n\n".join(texts))
+
+
+def _is_prose(raw: str, text: str) -> bool:
+    """Whether a paragraph reads as English: full sentences, mostly of plain words."""
+    words = text.split()
+    if len(words) < 10 or NOT_PROSE.search(raw) or not ENDED.search(text):
+        return False
+    return sum(WORD.fullmatch(word) is not None for word in words) >= 0.75 * len(words)

@@ -1,0 +1,139 @@
+"""Needles: a sentence to hide, the question about it, and the part of the sentence that answers it.
+
+Two families, because heads specialise: some copy digits only (in SmolLM2-135M, L6H0), others words. Each family draws
+from two disjoint pools, so that heads found on one can be tested on cities and activities they were not found on.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from probe.errors import ProbeError
+
+
+@dataclass(frozen=True)
+class Needle:
+    """`answer` is a part of `text`; its last occurrence there is the one to copy."""
+
+    text: str
+    question: str
+    answer: str
+    family: str
+
+    def __post_init__(self) -> None:
+        if not self.answer or self.answer not in self.text:
+            raise ProbeError(f"expected an answer that is a part of its needle {self.text!r}, got {self.answer!r}")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The words that needles are made of."""
+
+    cities: tuple[str, ...]
+    activities: tuple[str, ...]
+
+
+MAIN = Pool(
+    cities=(
+        "Oslo", "Lima", "Cairo", "Vienna", "Dublin", "Nairobi", "Hanoi", "Madrid", "Boston", "Prague", "Sydney",
+        "Athens", "Havana", "Denver", "Warsaw", "Lagos", "Manila", "Geneva", "Quebec", "Bogota", "Seoul", "Tokyo",
+        "Naples", "Perth",
+    ),
+    activities=(
+        "eat a sandwich and sit in the park on a sunny day",
+        "ride a wooden boat along the river at sunrise",
+        "drink hot chocolate in the old library",
+        "listen to street musicians near the harbor",
+        "climb the bell tower and watch the birds",
+        "buy fresh peaches at the night market",
+        "rent a red bicycle and follow the canal",
+        "feed the ducks behind the stone bridge",
+        "watch a puppet show in the garden",
+        "walk barefoot on the beach after rain",
+        "visit the glass museum with a friend",
+        "take the slow train up the mountain",
+    ),
+)  # fmt: skip
+HELD_OUT = Pool(
+    cities=(
+        "Rome", "Paris", "Berlin", "London", "Chicago", "Mumbai", "Lisbon", "Zurich", "Toronto", "Seattle", "Munich",
+        "Helsinki", "Budapest", "Istanbul", "Santiago", "Singapore", "Brussels", "Edinburgh", "Barcelona", "Marseille",
+        "Stockholm", "Copenhagen", "Amsterdam", "Melbourne",
+    ),
+    activities=(
+        "dance in the square when the lanterns are lit",
+        "paint small pictures by the lighthouse",
+        "swim in the warm lake before breakfast",
+        "taste goat cheese on a farm outside town",
+        "play chess with strangers in the station",
+        "fly a paper kite above the castle",
+        "look for old maps in the flea market",
+        "sleep under the stars on a quiet roof",
+        "pick wild berries along the forest trail",
+        "bake bread with the village baker",
+        "count the swans on the frozen pond",
+        "read poems aloud in an empty theater",
+    ),
+)  # fmt: skip
+
+
+def number(rng: random.Random, pool: Pool) -> Needle:
+    """The special magic number of a city: five digits, the first not 0."""
+    city = rng.choice(pool.cities)
+    digits = str(rng.randrange(10_000, 100_000))
+    return Needle(
+        text=f"The special magic number for {city} is {digits}.",
+        question=f"What is the special magic number for {city}?",
+        answer=digits,
+        family="numbers",
+    )
+
+
+def activity(rng: random.Random, pool: Pool) -> Needle:
+    """The best thing to do in a city: a phrase of words."""
+    city = rng.choice(pool.cities)
+    phrase = rng.choice(pool.activities)
+    return Needle(
+        text=f"The best thing to do in {city} is to {phrase}.",
+        question=f"What is the best thing to do in {city}?",
+        answer=phrase,
+        family="activities",
+    )
+
+
+FAMILIES: Mapping[str, Callable[[random.Random, Pool], Needle]] = {"numbers": number, "activities": activity}
+
+
+def read_needles(path: str | Path) -> tuple[Needle, ...]:
+    """Needles from a JSONL file: one object a line with the strings "needle", "question" and "answer".
+
+    The answer must be a part of the needle. An optional "family" groups needles in tables; without it it is "custom".
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProbeError(f"cannot read the needles file {path}: {error}") from error
+    needles = []
+    for count, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ProbeError(f"{path}, line {count}: expected a JSON object, got {line.strip()[:60]!r}") from error
+        wanted = ("needle", "question", "answer")
+        if not isinstance(fields, dict) or not all(isinstance(fields.get(key), str) and fields[key] for key in wanted):
+            got = line.strip()[:60]
+            raise ProbeError(f'{path}, line {count}: expected strings "needle", "question" and "answer", got {got}')
+        try:
+            family = str(fields.get("family", "custom"))
+            needles.append(Needle(fields["needle"], fields["question"], fields["answer"], family))
+        except ProbeError as error:
+            raise ProbeError(f"{path}, line {count}: {error}") from error
+    if not needles:
+        raise ProbeError(f"the needles file {path} holds no needle")
+    return tuple(needles)

@@ -1,0 +1,155 @@
+"""What `probe heads` says: tables and findings for people, one JSON object for programs."""
+
+from __future__ import annotations
+
+from math import isnan
+from typing import Any
+
+import click
+
+from probe.analyses.catalogue import HeadCatalogue
+from probe.analyses.costs import estimate
+from probe.analyses.figure_style import decimal
+from probe.analyses.head_tables import label
+from probe.analyses.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
+from probe.app.cli.heads_run import Found, Job
+from probe.app.cli.tables import duration, show, size
+from probe.heads import Head
+from probe.jsonable import dumps, plain
+from probe.manifest import attention
+
+PRUNED = {NEEDLES: ("top", "random", "same layers"), CLOSED_BOOK: ("top", "random"), PROSE: ("top", "random")}
+"""What is printed of a validation: the groups of pruned heads, by task. All of it is in --json."""
+
+
+def opening(job: Job) -> list[str]:
+    """The first lines: what the name resolved to, what will run, where it is kept."""
+    model = job.model
+    source = model.source
+    resolved = model.name if source is None else source.note or f"{source.name} ({source.kind})"
+    shape = f"{model.n_layers} layers x {model.n_heads} heads ({model.n_kv_heads} KV heads)"
+    precision = str(model.dtype).removeprefix("torch.")
+    return [
+        resolved,
+        f"{shape}, {precision} on {model.device}, attention {attention(model)}",
+        f"run folder: {job.folder}",
+    ]
+
+
+def print_estimate(job: Job) -> None:
+    """What --dry-run prints: prompts, tokens, time and memory, measured on this machine."""
+    if job.plan is None:
+        content: dict[str, Any] = {"prompts": 0, "tokens": 0, "seconds": None, "memory": None}
+    else:
+        cost = estimate(job.model, job.plan)
+        content = {"prompts": cost.prompts, "tokens": cost.tokens, "seconds": cost.seconds, "memory": cost.memory}
+    if job.options.as_json:
+        click.echo(dumps(plain({"model": job.model.name, "run": job.folder, **content}), indent=1))
+    elif job.plan is None:
+        click.echo("would score heads from short prompts and from the weights: about a minute for a small model")
+    else:
+        click.echo(
+            f"would ask {content['prompts']} needles, {content['tokens']:,} tokens to read: about "
+            f"{duration(content['seconds'])} at this machine's speed now, at most {size(content['memory'])} of memory"
+        )
+        click.echo("the other scores take about a minute more for a small model" if job.options.other_kinds else "")
+
+
+def print_found(found: Found) -> None:
+    """The table of heads, what it means, and where the figures are."""
+    click.echo()
+    if found.retrieval is not None:
+        click.echo(_retrieved(found))
+        click.echo()
+    _print_heads(found)
+    lines = [*found.catalogue.findings, *found.catalogue.notes]
+    if found.comparison is not None:
+        lines.append(found.comparison.finding)
+    if lines:
+        click.echo()
+    for line in lines:
+        click.echo(line)
+    if found.validation is not None:
+        click.echo()
+        _print_validation(found.validation)
+    click.echo()
+    for page in sorted(found.job.folder.glob("*/figures/*.html")):
+        click.echo(f"figure: {page}")
+
+
+def as_json(found: Found) -> str:
+    """The object that --json prints; `heads` holds every head of the chosen layers, best first."""
+    content = found.catalogue.to_dict()
+    main = found.retrieval or found.catalogue
+    layers = set(found.job.layers)
+    return dumps(
+        plain(
+            {
+                "model": found.job.model.name,
+                "run": found.job.folder,
+                "manifest": main.manifest.to_dict(),
+                "heads": [head for head in content["heads"] if head["layer"] in layers],
+                "accuracy": None if found.retrieval is None else found.retrieval.accuracy(),
+                "correlations": content["correlations"],
+                "findings": content["findings"],
+                "notes": content["notes"],
+                "validation": None if found.validation is None else found.validation.to_dict(),
+                "comparison": None if found.comparison is None else found.comparison.to_dict(),
+            }
+        ),
+        indent=1,
+    )
+
+
+def _retrieved(found: Found) -> str:
+    assert found.retrieval is not None
+    result = found.retrieval
+    accuracy = result.accuracy()
+    heads = result.retrieval_heads()
+    early = ", then stopped: the top 20 were stable" if result.stopped_early else ""
+    return (
+        f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
+        f"{len(heads)} of {result.n_heads} heads ({len(heads) / result.n_heads:.1%}) are retrieval heads "
+        f"(score at least .1); {len(result.always_active())} copied from every needle."
+    )
+
+
+def _print_heads(found: Found) -> None:
+    catalogue, layers, top = found.catalogue, set(found.job.layers), found.job.options.top
+    heads = [Head(*place) for place in catalogue.to_df()[["layer", "head"]].itertuples(index=False)]
+    heads = [head for head in heads if head.layer in layers]
+    columns = ["head", "KV", *(label(kind) for kind in catalogue.scores)]
+    rows = [
+        [str(head), str(found.job.model.kv_group(head)), *(_score(catalogue, kind, head) for kind in catalogue.scores)]
+        for head in heads[:top]
+    ]
+    show(columns, rows, right=columns[1:])
+    if len(heads) > top:
+        click.echo(f"and {len(heads) - top} more heads: --top {len(heads)}, or --json")
+
+
+def _score(catalogue: HeadCatalogue, kind: str, head: Head) -> str:
+    """A score; the retrieval score with its interval, where there is one."""
+    value, low, high = (float(scores[kind][head]) for scores in (catalogue.scores, catalogue.low, catalogue.high))
+    if kind != "retrieval" or isnan(low):
+        return decimal(value)
+    return f"{decimal(value)} [{decimal(low)}, {decimal(high)}]"
+
+
+def _print_validation(checked: Validation) -> None:
+    where = "while answering" if checked.phase == "decode" else "while reading and answering"
+    click.echo(f"Pruning heads {where}: share of held-out needles answered, of closed-book questions, loss on prose")
+    shown = [(task, group) for task, groups in PRUNED.items() for group in groups]
+    rows = [["none", "", *(_condition(checked, task, "none") if group == "top" else "" for task, group in shown)]]
+    for fill in checked.fills:
+        for k in checked.ks:
+            rows.append([str(k), fill, *(_condition(checked, task, group, k, fill) for task, group in shown)])
+    columns = ["heads", "fill", *(f"{task}: {group}" for task, group in shown)]
+    show(columns, rows, right=[columns[0], *columns[2:]])
+
+
+def _condition(checked: Validation, task: str, group: str, k: int = 0, fill: str | None = None) -> str:
+    """The value with its 95 % interval; a loss without."""
+    row = checked.row(task, group, k, fill)
+    value = decimal(row["value"])
+    return value if task == PROSE else f"{value} [{decimal(row['low'])}, {decimal(row['high'])}]"

@@ -1,0 +1,84 @@
+"""Torch's own attention under every mask, and where it must run without a mask tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from probe.kernels import plain, reference
+from probe.kernels.contract import Mask, Request
+from probe.kernels.plain import plain_attention
+
+MASKS = {
+    "causal": Mask(),
+    "full": Mask(causal=False),
+    "decode": Mask(first_query=60),
+    "chunked prefill": Mask(first_query=20),
+    "window": Mask(window=9, first_query=20),
+    "a window wider than the text": Mask(window=80, first_query=20),
+    "window both ways": Mask(window=9, causal=False),
+    "left padding": Mask(keys=torch.arange(80) >= torch.tensor([[0], [33]])),
+    "right padding": Mask(keys=torch.arange(80) < torch.tensor([[80], [33]]), first_query=20),
+    "no key of the second text": Mask(keys=torch.tensor([[True], [False]]).expand(2, 80)),
+    "pairs": Mask(pairs=torch.rand(2, 4, 60, 80, generator=torch.Generator().manual_seed(0)) > 0.7),
+    "pairs of all heads": Mask(pairs=torch.rand(1, 1, 60, 80, generator=torch.Generator().manual_seed(0)) > 0.7),
+    "moved": Mask(first_query=30, first_key=10, window=15),
+    "before the keys": Mask(first_query=0, first_key=10),
+    "after the window": Mask(first_query=100, window=30),
+    "long after the window": Mask(first_query=1000, window=30),
+}
+
+
+@pytest.mark.parametrize("rows", [16, 512])
+@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+def test_equals_the_reference(sample, monkeypatch, mask, rows):
+    monkeypatch.setattr(plain, "ROWS", rows)
+    query, key, value = sample(batch=2, kv_heads=2, group=2, queries=60, keys=80)
+    options = {"mask": mask, "scale": 0.35}
+    expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
+    torch.testing.assert_close(plain_attention(query, key, value, **options).double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("mask", [Mask(), Mask(keys=torch.arange(40)[None] >= 7)], ids=["causal", "padding"])
+def test_half_precision(sample, dtype, mask):
+    query, key, value = sample(kv_heads=2, group=2, queries=40, keys=40, dtype=dtype)
+    found = plain_attention(query, key, value, mask=mask, scale=0.35)
+    options = {"mask": mask, "scale": 0.35, "softcap": None, "sinks": None, "request": Request()}
+    expected, _ = reference.attend(query, key, value, **options)
+    assert found.dtype == dtype
+    torch.testing.assert_close(
+        found.double(), expected, atol=4 * torch.finfo(dtype).eps, rtol=4 * torch.finfo(dtype).eps
+    )
+
+
+class Calls(TorchDispatchMode):
+    """Names of the operations run inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func._overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("mask", "queries", "keys"),
+    [
+        (Mask(), 60, 60),
+        (Mask(), 60, 80),  # a cache with unused room
+        (Mask(causal=False), 60, 80),
+        (Mask(first_query=79), 1, 80),
+        (Mask(first_query=40), 1, 80),
+        (Mask(first_query=7, first_key=7, window=60), 60, 60),
+    ],
+)
+def test_no_mask_is_built_where_none_is_needed(sample, mask, queries, keys):
+    tensors = sample(kv_heads=2, group=2, queries=queries, keys=keys)
+    with torch.no_grad(), Calls() as calls:
+        plain_attention(*tensors, mask=mask, scale=0.35)
+    assert "_scaled_dot_product_flash_attention_for_cpu" in calls.names
+    assert not {"arange", "ones", "cat", "le", "bitwise_and"} & set(calls.names)
