@@ -127,7 +127,7 @@ class HeadCatalogue(Result):
             "maps": map_figure(
                 self.scores,
                 title=claim,
-                subtitle="one cell a head: retrieval share, mean attention on a pattern or on position 0, OV copying score",
+                subtitle="one cell a head: retrieval, mean attention on a pattern or on position 0, OV copying score",
             )
         }
         if pair is not None:

@@ -7,13 +7,13 @@ head adds. Its eigenvalues l are mostly positive when tokens raise themselves:
 
 The non-zero eigenvalues of W_E V O W_U are those of O (W_U W_E) V, which is only value_dim x value_dim; the hidden x
 hidden product W_U W_E is accumulated once. Under grouped-query attention V is that of the head's KV head. Norm gains
-are folded in (with LayerNorm's centring), the division by the length of x is not: it differs by token and layer. Biases,
-position embeddings and the positive multipliers of some models are left out. The paper has neither norms nor groups.
+are folded in (with LayerNorm's centring), the division by the length of x is not: it differs by token and layer.
+Biases, position embeddings and the positive multipliers of some models are left out.
 
 We differ from it in centring W_U over the vocabulary first: a constant added to all logits says nothing about tokens,
-but where embeddings share a large mean it takes over the spectrum (in SmolLM2-135M, 260,022 against 31,252 for the
-largest eigenvalue of W_U W_E). The score reads a token's own embedding, not what earlier layers have made of it, so a low
-score in a deep layer does not say that the head cannot copy.
+but where embeddings share a large mean it takes over the spectrum (in SmolLM2-135M the largest eigenvalue of W_U W_E
+falls from 260,022 to 31,252). The score reads a token's own embedding, not what earlier layers have made of it, so a
+low score in a deep layer does not say that the head cannot copy.
 """
 
 from __future__ import annotations
@@ -74,11 +74,12 @@ def copying_score(core: Tensor) -> Tensor:
 
 
 def vocabulary_tables(model: Model) -> tuple[Tensor, Tensor]:
-    """W_E and W_U, both [vocab, hidden]; ProbeError where the residual stream is not read and written by such tables."""
+    """W_E and W_U, both [vocab, hidden]; ProbeError where such tables do not read and write the residual stream."""
     embedding = getattr(model.hf.get_input_embeddings(), "weight", None)
     unembedding = getattr(model.hf.get_output_embeddings(), "weight", None)
     if isinstance(embedding, Tensor) and isinstance(unembedding, Tensor):
-        if embedding.shape == unembedding.shape and embedding.shape[1] == text_config(model.hf).hidden_size:
+        fits = embedding.shape == unembedding.shape and embedding.shape[1] == text_config(model.hf).hidden_size
+        if fits:
             return embedding, unembedding
     raise ProbeError(
         f"expected an embedding and an unembedding of [vocab, hidden], got "
@@ -141,4 +142,3 @@ def run(model: Model) -> CopyingScores:
         norms=norms.describe(),
         unread=tuple(unread),
     )
-

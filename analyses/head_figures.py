@@ -27,9 +27,10 @@ def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") ->
     """
     layers, heads = next(iter(maps.values())).shape
     signed = {kind: bool((values < 0).any()) for kind, values in maps.items()}
-    columns = min(len(maps), 1 if layers > 48 else 2)
+    columns = 1 if layers > 48 or len(maps) in (1, 3) else 2
+    cell = 24 if columns == 1 else 15
     rows = -(-len(maps) // columns)
-    panel_width, panel_height = max(300, min(760, 15 * layers)), max(110, min(460, 15 * heads))
+    panel_width, panel_height = max(300, min(900, cell * layers)), max(110, min(460, cell * heads))
     top, between, bottom = 108, 58, 58
     height = top + bottom + rows * panel_height + (rows - 1) * between
     figure = make_subplots(
@@ -61,6 +62,7 @@ def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") ->
     across, sides = panel_width * columns, 110 + 80 * bars
     styled(figure, title=title, subtitle=subtitle, width=max(680, across + sides), height=height)
     figure.update_layout(
+        title={"y": 1, "pad": {"t": 20}},
         margin={"l": 64, "r": sides - 64, "t": top, "b": bottom},
         coloraxis={"colorscale": SCORE_SCALE, "cmin": 0, "cmax": 1, "colorbar": _bar("share", 20 / across)},
         coloraxis2={

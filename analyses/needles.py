@@ -1,7 +1,8 @@
 """Needles: a sentence to hide, the question about it, and the part of the sentence that answers it.
 
 Two families, because heads specialise: some copy digits only (in SmolLM2-135M, L6H0), others words. Each family draws
-from two disjoint pools, so that heads found on one can be tested on cities and activities they were not found on.
+from two disjoint pools, so that heads found on one can be tested on cities and activities they were not found on. No
+answer repeats a word or digit: which of two equal tokens a head copies could not be told.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ MAIN = Pool(
         "Naples", "Perth",
     ),
     activities=(
-        "eat a sandwich and sit in the park on a sunny day",
+        "eat a sandwich and sit in the park on sunny days",
         "ride a wooden boat along the river at sunrise",
         "drink hot chocolate in the old library",
         "listen to street musicians near the harbor",
-        "climb the bell tower and watch the birds",
+        "climb an old bell tower and watch the birds",
         "buy fresh peaches at the night market",
         "rent a red bicycle and follow the canal",
-        "feed the ducks behind the stone bridge",
+        "feed the ducks behind a stone bridge",
         "watch a puppet show in the garden",
         "walk barefoot on the beach after rain",
         "visit the glass museum with a friend",
-        "take the slow train up the mountain",
+        "take the slow train up a mountain",
     ),
 )  # fmt: skip
 HELD_OUT = Pool(
@@ -65,26 +66,27 @@ HELD_OUT = Pool(
         "Stockholm", "Copenhagen", "Amsterdam", "Melbourne",
     ),
     activities=(
-        "dance in the square when the lanterns are lit",
+        "dance in the square when lanterns are lit",
         "paint small pictures by the lighthouse",
-        "swim in the warm lake before breakfast",
-        "taste goat cheese on a farm outside town",
+        "swim in a warm lake before breakfast",
+        "taste goat cheese on the farm outside town",
         "play chess with strangers in the station",
         "fly a paper kite above the castle",
         "look for old maps in the flea market",
         "sleep under the stars on a quiet roof",
         "pick wild berries along the forest trail",
-        "bake bread with the village baker",
-        "count the swans on the frozen pond",
+        "bake bread with a village baker",
+        "count the swans on a frozen pond",
         "read poems aloud in an empty theater",
     ),
 )  # fmt: skip
 
 
 def number(rng: random.Random, pool: Pool) -> Needle:
-    """The special magic number of a city: five digits, the first not 0."""
+    """The special magic number of a city: five different digits, the first not 0."""
     city = rng.choice(pool.cities)
-    digits = str(rng.randrange(10_000, 100_000))
+    first = rng.choice("123456789")
+    digits = first + "".join(rng.sample("0123456789".replace(first, ""), 4))
     return Needle(
         text=f"The special magic number for {city} is {digits}.",
         question=f"What is the special magic number for {city}?",

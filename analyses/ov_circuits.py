@@ -73,10 +73,10 @@ class Norms:
         for name, gains in (("input norms", self.before), ("norms after the output projection", self.after)):
             count = sum(gain is not None for gain in gains)
             if count:
-                parts.append(name if count == layers else f"{name} of {count} of {layers} layers")
+                parts.append(f"the {name}" if count == layers else f"the {name} of {count} of {layers} layers")
         if self.final is not None:
             parts.append("the final norm")
-        return "gains folded: " + ", ".join(parts) if parts else "no norm gains found to fold"
+        return f"gains of {' and '.join(parts)} folded in" if parts else "no norm gains found to fold in"
 
 
 @torch.no_grad()

@@ -102,11 +102,12 @@ def score_curve(found: RetrievalHeads) -> go.Figure:
     figure.add_hline(y=0.1, line={"color": VERMILION, "dash": "dash", "width": 1.5})
     for index in range(min(LABELLED, len(ranked))):
         figure.add_annotation(
-            x=np.log10(rank[index]), y=score[index], text=str(ranked[index]), showarrow=False, xshift=28, yshift=8,
-            font={"size": 12, "color": INK},
+            x=np.log10(rank[index]), y=score[index], text=str(ranked[index]), font={"size": 12, "color": INK},
+            ax=16, ay=-20 - 15 * (index % 3), arrowhead=0, arrowwidth=1, arrowcolor=MUTED,
         )  # fmt: skip
     zero = int((score == 0).sum())
-    figure.update_xaxes(title="heads, best first (logarithmic)", type="log", dtick="D2")
+    ticks = [tick for power in range(6) for tick in (10**power, 2 * 10**power, 5 * 10**power) if tick <= len(ranked)]
+    figure.update_xaxes(title="heads, best first (logarithmic scale)", type="log", tickvals=ticks, ticktext=ticks)
     figure.update_yaxes(title="retrieval score", rangemode="tozero")
     figure.update_layout(legend={"x": 0.98, "xanchor": "right", "y": 0.98})
     return styled(
@@ -121,7 +122,10 @@ def accuracy_map(found: RetrievalHeads) -> go.Figure:
     samples = found.samples
     depths, lengths = sorted(samples["depth"].unique()), sorted(samples["wanted_length"].unique())
     cells = [
-        [samples.loc[(samples["depth"] == depth) & (samples["wanted_length"] == length), "success"] for length in lengths]
+        [
+            samples.loc[(samples["depth"] == depth) & (samples["wanted_length"] == length), "success"]
+            for length in lengths
+        ]
         for depth in depths
     ]
     share = [[float(cell.mean()) for cell in row] for row in cells]  # NaN, drawn blank, where nothing was asked

@@ -77,7 +77,10 @@ def sink_score(mass: Tensor) -> Tensor:
 
 @torch.no_grad()
 def run(model: Model, *, samples: int = 4, length: int = 384, haystack: Haystack | None = None) -> SinkScores:
-    """Sink scores of every head, from one batch of `samples` texts of `length` tokens, spread over the haystack."""
+    """Sink scores of every head, from one batch of `samples` texts of `length` tokens, spread over the haystack.
+
+    A shorter haystack or context makes all texts shorter; `texts` has the length used.
+    """
     if samples < 1 or length < 2:
         raise UsageError(f"expected at least 1 text of 2 tokens, got samples={samples}, length={length}")
     prose = language_reference() if haystack is None else haystack
@@ -89,8 +92,9 @@ def run(model: Model, *, samples: int = 4, length: int = 384, haystack: Haystack
     begins = prose.starts()
     chosen = [begins[index * len(begins) // samples] for index in range(samples)]
     texts = [model.tokens(prose.window(start, CHARACTERS * length)) for start in chosen]
-    if (shortest := min(len(text) for text in texts)) < length:
-        raise UsageError(f"the haystack {prose.name} gives texts of {shortest} tokens, shorter than length={length}")
+    length = min(length, model.context, *(len(text) for text in texts))
+    if length < 2:
+        raise UsageError(f"expected a haystack of at least 2 tokens, got {prose.name} with {length}")
     ids = torch.stack([text.ids[:length] for text in texts])
     with model.recording(Request(), sets={"first": [0]}) as recording:
         model.prefill(ids)

@@ -73,7 +73,7 @@ def statistics(
     p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, mask: Mask, request: Request
 ) -> Statistics:
     """What `request` names, from the weights [batch, heads, queries, keys] and the scores with the sink appended."""
-    i, j = positions(*p.shape[2:], mask, p.device)
+    i, j = positions(p.shape[2], p.shape[3], mask, p.device)
     found: dict[str, Tensor] = {}
     if request.lse:
         found["lse"] = s.logsumexp(-1).masked_fill(blind, -math.inf)

@@ -37,6 +37,7 @@ def test_only_programs_that_are_tested_here():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", commands("probe"))
 def test_probe_commands_work(command, folder):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -58,7 +59,7 @@ def test_python_blocks_work(code, folder):
 
 @pytest.mark.parametrize("command", commands("make"))
 def test_make_targets_exist(command):
-    done = subprocess.run(shlex.split(command) + ["--dry-run"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*shlex.split(command), "--dry-run"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

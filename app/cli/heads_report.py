@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from math import isnan
 from typing import Any
 
@@ -37,22 +38,22 @@ def opening(job: Job) -> list[str]:
 
 
 def print_estimate(job: Job) -> None:
-    """What --dry-run prints: prompts, tokens, time and memory, measured on this machine."""
-    if job.plan is None:
-        content: dict[str, Any] = {"prompts": 0, "tokens": 0, "seconds": None, "memory": None}
-    else:
-        cost = estimate(job.model, job.plan)
-        content = {"prompts": cost.prompts, "tokens": cost.tokens, "seconds": cost.seconds, "memory": cost.memory}
+    """What --dry-run prints: needles, tokens, time and memory, measured on this machine."""
+    conditions = 1 + 3 * len(job.ks) * len(job.options.fills) if job.options.validate else 0
+    cost = estimate(job.model, plan=job.plan, kinds=job.options.other_kinds, conditions=conditions)
     if job.options.as_json:
-        click.echo(dumps(plain({"model": job.model.name, "run": job.folder, **content}), indent=1))
-    elif job.plan is None:
-        click.echo("would score heads from short prompts and from the weights: about a minute for a small model")
-    else:
-        click.echo(
-            f"would ask {content['prompts']} needles, {content['tokens']:,} tokens to read: about "
-            f"{duration(content['seconds'])} at this machine's speed now, at most {size(content['memory'])} of memory"
-        )
-        click.echo("the other scores take about a minute more for a small model" if job.options.other_kinds else "")
+        content = {"model": job.model.name, "run": job.folder, **asdict(cost), "seconds": cost.seconds}
+        click.echo(dumps(plain(content), indent=1))
+        return
+    parts = [
+        (f"{cost.needles} needles, {cost.tokens:,} tokens to read", cost.needle_seconds, job.plan is not None),
+        ("the other scores", cost.score_seconds, bool(job.options.other_kinds)),
+        (f"pruning, {conditions} conditions a sample", cost.validation_seconds, job.options.validate),
+    ]
+    click.echo()
+    rows = [(name, duration(seconds)) for name, seconds, asked in parts if asked]
+    show(("would run", "about"), rows, right=("about",))
+    click.echo(f"about {duration(cost.seconds)} at this machine's speed now, {size(cost.memory)} of memory at the peak")
 
 
 def print_found(found: Found) -> None:
@@ -93,12 +94,17 @@ def as_json(found: Found) -> str:
                 "correlations": content["correlations"],
                 "findings": content["findings"],
                 "notes": content["notes"],
-                "validation": None if found.validation is None else found.validation.to_dict(),
+                "validation": None if found.validation is None else _without_details(found.validation),
                 "comparison": None if found.comparison is None else found.comparison.to_dict(),
             }
         ),
         indent=1,
     )
+
+
+def _without_details(checked: Validation) -> dict[str, Any]:
+    """The validation without its rows per sample, which the run folder holds."""
+    return {name: value for name, value in checked.to_dict().items() if name != "details"}
 
 
 def _retrieved(found: Found) -> str:

@@ -33,7 +33,7 @@ class Job:
     """A call of the command that can be carried out.
 
     layers: those to report. asked: the needle questions as `retrieval_heads.run` takes them, `plan` what they make;
-    None where retrieval is not asked for. other: the result to compare with. config: what makes this run this run.
+    None where retrieval is not asked for. other: the scores to compare with. config: what makes this run this run.
     """
 
     options: Options
@@ -41,9 +41,14 @@ class Job:
     layers: tuple[int, ...]
     asked: Mapping[str, Any] | None
     plan: Plan | None
-    other: Result | None
+    other: HeadCatalogue | None
     folder: Path
     config: Mapping[str, Any]
+
+    @property
+    def ks(self) -> list[int]:
+        """How many heads a validation prunes; the random control needs as many others."""
+        return [k for k in KS if 2 * k <= self.model.n_layers * self.model.n_heads]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +64,7 @@ class Found:
 
 def prepare(options: Options) -> Job:
     """The job, with its model loaded; every mistake that can be found before the work is found here."""
-    other = None if options.compare is None else Result.load(_main_result(options.compare))
+    other = None if options.compare is None else _scores_of(options.compare)
     model = probe.load(options.model, revision=options.revision, device=options.device, dtype=options.dtype)
     asked = _asked(options) if options.retrieves else None
     plan = None if asked is None else retrieval_heads.options(**asked)
@@ -69,7 +74,8 @@ def prepare(options: Options) -> Job:
         "kinds": list(options.other_kinds),
         "seed": options.seed,
         "weights": weights_hash(model),
-        "dtype": str(model.dtype),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "device": model.device.type,
         "retrieval": plan
         and retrieval_heads.run_config(model, plan, score=options.score, until_stable=options.until_stable),
     }
@@ -103,7 +109,7 @@ def carry_out(job: Job) -> Found:
         if retrieval is not None and options.validate:
             checked = _validation(job, retrieval)
         if job.other is not None:
-            compared = comparison.compare(retrieval or table, job.other, kind=next(iter(table.scores)))
+            compared = comparison.compare(table, job.other, kind=next(iter(table.scores)))
             _picture(compared, compared.save(folder / "comparison"))
     return Found(job=job, retrieval=retrieval, catalogue=table, validation=checked, comparison=compared)
 
@@ -124,10 +130,9 @@ def _catalogue(job: Job, retrieval: RetrievalHeads | None) -> HeadCatalogue:
 def _validation(job: Job, retrieval: RetrievalHeads) -> Validation:
     options = job.options
     folder = job.folder / f"validation-{'-'.join(options.fills)}-{options.phase}"
-    ks = [k for k in KS if 2 * k <= retrieval.n_heads]  # as many others are needed for the random control
     with bar("pruning", quiet=options.quiet) as progress:
         checked = validation.validate(
-            job.model, retrieval, ks=ks, fills=options.fills, phase=options.phase, seed=options.seed + 1,
+            job.model, retrieval, ks=job.ks, fills=options.fills, phase=options.phase, seed=options.seed + 1,
             prompt=options.prompt, haystack=None if job.asked is None else job.asked["haystack"], out=folder,
             progress=progress,
         )  # fmt: skip
@@ -172,9 +177,8 @@ def _layers(options: Options, model: Model) -> tuple[int, ...]:
     return options.layers or every
 
 
-def _main_result(folder: Path) -> Path:
-    """The folder of the result to compare with: of a run of this command, or of a result itself."""
-    for name in ("retrieval", "catalogue", "."):
-        if (folder / name / "result.json").exists():
-            return folder / name
-    raise UsageError(f"--compare: expected a finished run of probe heads, got {folder}")
+def _scores_of(folder: Path) -> HeadCatalogue:
+    """The scores of another run of this command."""
+    if not (folder / "catalogue" / "result.json").exists():
+        raise UsageError(f"--compare: expected a finished run of probe heads, got {folder}")
+    return HeadCatalogue.load(folder / "catalogue")

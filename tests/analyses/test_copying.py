@@ -143,7 +143,7 @@ def scores(llama: Model) -> copying.CopyingScores:
 
 
 def test_every_head_of_the_packaged_model_has_a_score(scores: copying.CopyingScores):
-    assert scores.unread == () and scores.norms == "gains folded: input norms, the final norm"
+    assert scores.unread == () and scores.norms == "gains of the input norms and the final norm folded in"
     assert scores.score.abs().max() <= 1 and not scores.score.isnan().any()
 
 

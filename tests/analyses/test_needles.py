@@ -17,10 +17,11 @@ def test_a_needle_repeats_with_its_seed(family):
     assert len({draw(random.Random(seed), MAIN) for seed in range(50)}) > 20
 
 
-def test_a_number_has_five_digits():
+def test_a_number_has_five_different_digits():
     for seed in range(200):
         needle = FAMILIES["numbers"](random.Random(seed), MAIN)
         assert re.fullmatch(r"[1-9]\d{4}", needle.answer)
+        assert len(set(needle.answer)) == 5
         city = needle.question.removeprefix("What is the special magic number for ").removesuffix("?")
         assert needle.text == f"The special magic number for {city} is {needle.answer}."
 
@@ -29,6 +30,7 @@ def test_held_out_needles_share_nothing_with_the_main_ones():
     assert not set(MAIN.cities) & set(HELD_OUT.cities)
     assert not set(MAIN.activities) & set(HELD_OUT.activities)
     for pool in (MAIN, HELD_OUT):
+        assert all(len(set(activity.split())) == len(activity.split()) for activity in pool.activities)
         assert len(set(pool.cities)) == len(pool.cities)
         assert len(set(pool.activities)) == len(pool.activities)
 

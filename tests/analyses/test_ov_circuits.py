@@ -146,8 +146,8 @@ def test_a_gain_is_what_the_norm_does_to_a_vector(centred: bool, size: int):
 
 def test_the_description_says_what_is_missing():
     gain = Gain(torch.ones(2), centred=False)
-    assert Norms((None, None), (None, None), None).describe() == "no norm gains found to fold"
-    assert Norms((gain, gain), (None, None), gain).describe() == "gains folded: input norms, the final norm"
+    assert Norms((None, None), (None, None), None).describe() == "no norm gains found to fold in"
+    assert Norms((gain, gain), (None, None), gain).describe() == "gains of the input norms and the final norm folded in"
     assert Norms((gain, None), (gain, gain), None).describe() == (
-        "gains folded: input norms of 1 of 2 layers, norms after the output projection"
+        "gains of the input norms of 1 of 2 layers and the norms after the output projection folded in"
     )

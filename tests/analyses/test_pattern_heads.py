@@ -106,13 +106,13 @@ class Lexicon:
     """A vocabulary of six: one special, one added, one unused, half a character, and two words."""
 
     all_special_ids = (0,)
-    added_tokens_decoder = {1: "<x>"}  # noqa: RUF012  # stands in for a tokenizer's attribute
+    added_tokens_decoder = {1: " tool"}  # noqa: RUF012  # stands in for a tokenizer's attribute
 
     def __len__(self) -> int:
         return 6
 
     def decode(self, ids: list[int]) -> str:
-        return ["<s>", "<x>", "<unused5>", "\ufffd", " word", "<"][ids[0]]
+        return [" start", " tool", "<unused5>", "\ufffd", " word", "<"][ids[0]]
 
 
 def test_a_vocabulary_without_enough_ordinary_tokens_says_so():

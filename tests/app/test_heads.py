@@ -145,10 +145,11 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.run([*SMALL, "--dry-run", "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
-    assert estimate["prompts"] == 2 and 450 < estimate["tokens"] < 800
-    assert 0.1 < estimate["seconds"] < 600 and 0.5e9 < estimate["memory"] < 8e9
+    assert estimate["needles"] == 2 and 450 < estimate["tokens"] < 800
+    assert 0 < estimate["needle_seconds"] < estimate["seconds"] < 600 and estimate["validation_seconds"] == 0
+    assert 0.5e9 < estimate["memory"] < 8e9
     assert cli.run([*SMALL, "--dry-run"]) == 0
-    assert "would ask 2 needles" in capsys.readouterr().out
+    assert "\n2 needles, " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
 

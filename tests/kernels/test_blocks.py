@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -75,7 +77,7 @@ def test_hiding_hides_what_is_not_visible_and_nothing_else(mask):
     kept = torch.rand(2, 50, generator=generator) > 0.2
     pairs = torch.rand(1, 4, 37, 50, generator=generator) > 0.2
     for extra in ({}, {"keys": kept}, {"pairs": pairs}, {"keys": kept, "pairs": pairs}):
-        full = Mask(**{name: getattr(mask, name) for name in mask.__slots__} | extra)
+        full = replace(mask, **extra)
         seen = by_position(mask, 37, 50).expand(2, 4, -1, -1)
         seen = seen & kept[:, None, None] if "keys" in extra else seen
         seen = (seen & pairs if "pairs" in extra else seen).unflatten(1, (2, 2))

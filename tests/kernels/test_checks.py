@@ -94,7 +94,7 @@ def test_pool():
 
 
 def test_messages_are_one_line():
-    for options in ({"mask": Mask(pairs=TRUE)}, {"request": Request(top=10)}, {"sinks": torch.zeros(2)}):
+    for mask, request in ((Mask(pairs=TRUE), None), (None, Request(top=10)), (Mask(window=0), None)):
         with pytest.raises(ValueError) as caught:
-            attend(Q, K, V, **options)
+            attend(Q, K, V, mask=mask, request=request)
         assert "\n" not in str(caught.value)

@@ -1,11 +1,13 @@
 """The reference against torch's own attention and against maps written out by loops."""
 
 # A statistic that is None where a test reads it fails that test.
-# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -94,10 +96,7 @@ def test_every_statistic_by_loops(sample, mask, softcap, sinks):
 )
 def test_received_by_loops(sample, band, mask):
     query, key, value = sample(batch=2, kv_heads=1, group=2, queries=6, keys=9)
-    mask = Mask(
-        **{name: getattr(mask, name) for name in mask.__slots__}
-        | {"keys": None if mask.keys is None else mask.keys.expand(2, -1)}
-    )
+    mask = replace(mask, keys=None if mask.keys is None else mask.keys.expand(2, -1))
     _, found = attend(query, key, value, mask=mask, request=Request(lse=True, received=band))
     every = {"mask": mask, "scale": 0.3, "softcap": None}
     p = reference.tile(query, key, found.lse, rows=range(6), cols=range(9), **every)

@@ -1,7 +1,8 @@
 """Statistics of blocks: weights written by hand, taken in piece by piece."""
 
 # A statistic that is None where a test reads it fails that test.
-# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportOptionalSubscript=false, reportOptionalMemberAccess=false, reportOptionalOperand=false
+# pyright: reportArgumentType=false, reportOperatorIssue=false
 
 from __future__ import annotations
 

@@ -60,6 +60,11 @@ def test_a_folder_by_a_relative_name(tiny_checkpoint, monkeypatch):
     assert (source.kind, source.path) == ("folder", tiny_checkpoint)
 
 
+def test_a_folder_in_the_home_folder(tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_checkpoint.parent))
+    assert resolve(f"~/{tiny_checkpoint.name}").path == tiny_checkpoint
+
+
 def test_a_gguf_file(gguf_writer, tmp_path):
     gguf_writer(tmp_path / "tiny.gguf")
     source = resolve(str(tmp_path / "tiny.gguf"))
