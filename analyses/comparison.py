@@ -89,7 +89,7 @@ class Comparison(Result):
                 y_name=f"{label(self.kind)} score, {self.b_name}",
                 title=f"The runs share {len(self.shared)} of their top {self.k} {label(self.kind)} heads",
                 subtitle=f"Pearson {decimal(self.pearson)} [{decimal(self.low)}, {decimal(self.high)}], "
-                f"Spearman {decimal(self.spearman)}; by chance {self.expected:.1f} shared (coloured)",
+                f"Spearman {decimal(self.spearman)}; shared heads in colour, {self.expected:.1f} expected by chance",
                 marked=self.shared,
             )
         }

@@ -1,8 +1,9 @@
 """Prose to hide needles in.
 
-The default is the English of CPython's own language reference, `pydoc_data.topics`, which every Python carries: its
-code, grammar and tables are dropped, and every paragraph appears once. It differs a little between Python versions, so
-results record the text's hash. A user's text files are taken as they are.
+The default is the English of CPython's own language reference, `pydoc_data.topics`, which every Python carries: code,
+grammar, tables, and every sentence with a digit or a piece of code in it are dropped. (Needles hold digits, and with
+code left in, more heads look at other things than the needle.) It differs a little between Python versions, so results
+record the text's hash. A user's text files are taken as they are.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ SENTENCE_GAP = re.compile(rf"(?:{SENTENCE_END.pattern})\s*")
 BREAK = re.compile(r"\n\s*\n")
 # A line that only code, grammar, tables and headings have.
 NOT_PROSE = re.compile(r"::=|>>>|^\s*[*=~^+|-]{3,}", re.MULTILINE)
+CODE = re.compile(r"[\d_()<>=\[\]{}/\\]")
+MARKUP = re.compile(r"[\"*“”‘]")
 WORD = re.compile(r"[(\"“‘'*]*[A-Za-z’'-]+[)\"”’'*]*[.,;:!?]?[)\"”’]*")
 ENDED = re.compile(r"[.!?][\"”’)]*$")
 
@@ -57,16 +60,19 @@ class Haystack:
 
 
 def language_reference() -> Haystack:
-    """The English paragraphs of `pydoc_data.topics` as running text, topics by name; 37,265 words in Python 3.11."""
+    """The English sentences of `pydoc_data.topics` as running text, topics by name; 16,763 words in Python 3.11."""
     from pydoc_data.topics import topics
 
-    paragraphs: dict[str, None] = {}  # keeps order; topics repeat one another's sections
+    sentences: dict[str, None] = {}  # keeps order; topics repeat one another's sections
     for name in sorted(topics):
         for raw in BREAK.split(topics[name]):
             text = re.sub(r"^(\*|\[?\d+[.\]]) ", "", " ".join(raw.split()))
-            if _is_prose(raw, text):
-                paragraphs.setdefault(text)
-    return Haystack(f"language reference of Python {platform.python_version()}", " ".join(paragraphs))
+            if not _is_prose(raw, text):
+                continue
+            for sentence in SENTENCE_GAP.sub("\\g<0>\n", text).splitlines():
+                if not CODE.search(sentence):
+                    sentences.setdefault(MARKUP.sub("", sentence.strip()))
+    return Haystack(f"language reference of Python {platform.python_version()}", " ".join(sentences))
 
 
 def from_files(paths: Sequence[str | Path]) -> Haystack:

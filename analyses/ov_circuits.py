@@ -99,7 +99,7 @@ def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
             return args, kwargs | {"hidden_states": inputs[:, None].to(kwargs["hidden_states"].device)}
         return (inputs[:, None].to(args[0].device), *args[1:]), kwargs
 
-    def leave(module: nn.Module, _: tuple[Any, ...], result: Any) -> Any:
+    def leave(module: nn.Module, _: tuple[Any, ...], result: Any) -> None:
         written = result[0] if isinstance(result, tuple) else result
         value = basis.values.pop(module)[:, :, 0].float()
         values, v_error = _linear(value.flatten(1), inputs[-1], hidden)
@@ -112,9 +112,6 @@ def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
                 error=max(v_error, o_error),
             )
         )
-        # what follows must not choke on a residual stream made of basis vectors
-        nothing = torch.zeros_like(written)
-        return (nothing, *result[1:]) if isinstance(result, tuple) else nothing
 
     handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
     handles += [module.register_forward_hook(leave) for module in modules]

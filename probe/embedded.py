@@ -114,8 +114,6 @@ def _unpack(source: Packaged, folder: Path) -> None:
     with torch.device("meta"):
         model = type(read)(read.config)
     model.load_state_dict(read.state_dict(), assign=True)
-    model.tie_weights()
-    model.generation_config = read.generation_config
     # The file names its splitting "smollm" (digits one by one, then GPT-2's pattern); transformers reads GPT-2's alone,
     # which differs for blanks before a digit and for numerals such as ½.
     splitter.pre_tokenizer = pre_tokenizers.Sequence(

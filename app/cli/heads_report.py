@@ -19,8 +19,13 @@ from probe.heads import Head
 from probe.jsonable import dumps, plain
 from probe.manifest import attention
 
-PRUNED = {NEEDLES: ("top", "random", "same layers"), CLOSED_BOOK: ("top", "random"), PROSE: ("top", "random")}
-"""What is printed of a validation: the groups of pruned heads, by task. All of it is in --json."""
+GROUPS = ("top", "random", "same layers")
+PRUNED = {
+    NEEDLES: "Held-out needles answered, heads pruned {where}:",
+    CLOSED_BOOK: "Closed-book questions answered, heads pruned {where}:",
+    PROSE: "Loss on prose in nats per token, heads pruned {where}:",
+}
+"""What is printed of a validation, task by task."""
 
 
 def opening(job: Job) -> list[str]:
@@ -144,18 +149,19 @@ def _score(catalogue: HeadCatalogue, kind: str, head: Head) -> str:
 
 def _print_validation(checked: Validation) -> None:
     where = "while answering" if checked.phase == "decode" else "while reading and answering"
-    click.echo(f"Pruning heads {where}: share of held-out needles answered, of closed-book questions, loss on prose")
-    shown = [(task, group) for task, groups in PRUNED.items() for group in groups]
-    rows = [["none", "", *(_condition(checked, task, "none") if group == "top" else "" for task, group in shown)]]
-    for fill in checked.fills:
-        for k in checked.ks:
-            rows.append([str(k), fill, *(_condition(checked, task, group, k, fill) for task, group in shown)])
-    columns = ["heads", "fill", *(f"{task}: {group}" for task, group in shown)]
-    show(columns, rows, right=[columns[0], *columns[2:]])
+    for task, title in PRUNED.items():
+        rows = [["none", "", _condition(checked, task, "none"), "", ""]]
+        for fill in checked.fills:
+            for k in checked.ks:
+                rows.append([str(k), fill, *(_condition(checked, task, group, k, fill) for group in GROUPS)])
+        if task != NEEDLES:
+            click.echo()
+        click.echo(title.format(where="everywhere" if task == PROSE else where))
+        columns = ["heads", "fill", *GROUPS]
+        show(columns, rows, right=[columns[0], *GROUPS])
 
 
 def _condition(checked: Validation, task: str, group: str, k: int = 0, fill: str | None = None) -> str:
-    """The value with its 95 % interval; a loss without."""
+    """The value with its 95 % interval."""
     row = checked.row(task, group, k, fill)
-    value = decimal(row["value"])
-    return value if task == PROSE else f"{value} [{decimal(row['low'])}, {decimal(row['high'])}]"
+    return f"{decimal(row['value'])} [{decimal(row['low'])}, {decimal(row['high'])}]"

@@ -114,6 +114,15 @@ def test_scores_equal_those_of_the_full_circuit_written_out(name: str):
     assert expected.abs().max() > 0.05
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_scores_in_half_precision_are_those_of_the_full_one(dtype: torch.dtype):
+    full, half = model_of("gpt2"), model_of("gpt2")
+    half.hf.to(dtype)  # type: ignore[arg-type]
+    found = copying.run(half)
+    assert found.unread == ()
+    torch.testing.assert_close(found.score, copying.run(full).score, rtol=0, atol=0.01)
+
+
 def test_a_layer_that_is_not_linear_has_no_scores_and_says_so():
     model = model_of("llama")
     gates = torch.randn(48, 48)

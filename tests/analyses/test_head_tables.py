@@ -11,10 +11,10 @@ from probe.analyses.head_tables import head_table
 def test_the_first_column_orders_the_heads_and_missing_scores_come_last():
     first = torch.tensor([[0.1, 0.9, 0.5, torch.nan], [0.5, 0.2, 0.9, 0.0]])
     second = torch.arange(8.0).view(2, 4)
-    table = head_table({"first": first, "second": second}, n_kv_heads=2)
+    table = head_table({"first": first, "second": second}, n_kv_heads=4)
     heads = list(zip(table["layer"], table["head"], strict=True))
     assert heads == [(0, 1), (1, 2), (0, 2), (1, 0), (1, 1), (0, 0), (1, 3), (0, 3)]
-    assert table["kv_group"].tolist() == [0, 1, 1, 0, 0, 0, 1, 1]
+    assert table["kv_group"].tolist() == [1, 2, 2, 0, 1, 0, 3, 3]
     assert table["second"].tolist() == [1, 6, 2, 4, 5, 0, 7, 3]
 
 

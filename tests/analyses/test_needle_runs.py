@@ -73,11 +73,13 @@ def test_a_sample_does_not_depend_on_the_samples_before_it(llama):
 
     def samples(order):
         read = group.read(llama)
+        prompts = {index: group.prompts[index] for index in order}
         return {
-            i: put(llama, group.prompts[i], group.cache(llama, read, group.prompts[i]), max_new_tokens=20) for i in order
+            index: put(llama, prompt, group.cache(llama, read, prompt), max_new_tokens=20)
+            for index, prompt in prompts.items()
         }
 
-    assert samples([3, 0, 2]) == {i: sample for i, sample in samples([0, 1, 2, 3]).items() if i != 1}
+    assert samples([3, 0, 2]) == {index: sample for index, sample in samples([0, 1, 2, 3]).items() if index != 1}
 
 
 def test_a_shared_beginning_gives_what_a_prompt_alone_gives(llama):

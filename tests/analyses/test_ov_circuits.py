@@ -16,13 +16,15 @@ ARCHITECTURES = sorted(BUILDERS)
 
 
 def model_of(name: str) -> Model:
-    """A tiny model whose norms have gains and shifts of their own; nothing here makes tokens."""
+    """A tiny model with biases, and norms with gains, that are not what they are initialised to; it makes no tokens."""
     hf = build(name)
     torch.manual_seed(1)
+    for parameter in hf.parameters():
+        if parameter.ndim == 1:
+            nn.init.normal_(parameter, std=0.5)
     for module in hf.modules():
         if "norm" in type(module).__name__.lower():
-            for parameter in module.parameters():
-                nn.init.normal_(parameter, mean=1.0, std=0.5)
+            nn.init.normal_(module.weight, mean=1.0, std=0.5)  # type: ignore[arg-type]
     return Model(hf, None)  # type: ignore[arg-type]
 
 

@@ -51,7 +51,8 @@ def test_the_table_is_best_first_and_complete(measured, llama):
     assert len(table) == 270
     assert table["score"].is_monotonic_decreasing
     assert table.loc[0, ["name", "layer", "head", "kv_group"]].tolist() == ["L18H6", 18, 6, 2]
-    assert (table["kv_group"] == [llama.kv_group(Head(*pair)) for pair in zip(table["layer"], table["head"], strict=True)]).all()
+    heads = [Head(*pair) for pair in zip(table["layer"], table["head"], strict=True)]
+    assert table["kv_group"].tolist() == [llama.kv_group(head) for head in heads]
     assert ((table["low"] <= table["score"]) & (table["score"] <= table["high"])).all()
     both = (table["numbers"] + table["activities"]) / 2  # three needles of each
     pd.testing.assert_series_equal(both, table["score"], check_names=False)
@@ -92,7 +93,7 @@ def test_an_interrupted_run_continues_to_the_same_numbers(measured, llama, tmp_p
 
 def test_a_folder_of_another_run_is_refused(measured, llama):
     _, folder = measured
-    with pytest.raises(UsageError, match="made with other options .*lengths"):
+    with pytest.raises(UsageError, match=r"made with other options .*lengths"):
         run(llama, lengths=(400,), depths=SMALL["depths"], out=folder)
 
 

@@ -231,6 +231,7 @@ def test_every_substring_is_found_where_it_decodes(request, name, text, data):
 @given(text=texts)
 @pytest.mark.parametrize("name", ["smollm", "fallback", "trimming"])
 def test_offsets_are_in_order_and_cover_the_text(request, name, text):
+    assume(name != "smollm" or not UNKNOWN & set(text.encode()))
     tokens = tokenize(request.getfixturevalue(name), text, bos=False, special=False)
     assert {char for start, end in tokens.offsets for char in range(start, end)} == set(range(len(text)))
     assert list(tokens.offsets) == sorted(tokens.offsets)
