@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,6 +16,10 @@ from probe.tokens import tokenize
 
 def plan(**changes):
     return Plan(**{"haystack": language_reference(), "lengths": (200,), "depths": (20, 70), **changes})
+
+
+def states(cache: Any) -> list[torch.Tensor]:
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @pytest.mark.parametrize(
@@ -89,9 +95,7 @@ def test_a_shared_beginning_gives_what_a_prompt_alone_gives(llama):
     shared = group.cache(llama, group.read(llama), prompt)
     fresh = alone.cache(llama, alone.read(llama), prompt)
     assert shared.get_seq_length() == fresh.get_seq_length() == len(prompt.tokens) - 1
-    for mine, theirs in zip(shared.layers, fresh.layers, strict=True):
-        torch.testing.assert_close(mine.keys, theirs.keys, rtol=1e-4, atol=1e-4)
-        torch.testing.assert_close(mine.values, theirs.values, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(states(shared), states(fresh), rtol=1e-4, atol=1e-4)
 
 
 def test_copies_equal_those_of_one_teacher_forced_pass(llama):

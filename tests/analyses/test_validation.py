@@ -8,7 +8,7 @@ import torch
 
 from probe.analyses.closed_book import FACTS, Fact
 from probe.analyses.pruning_conditions import Condition, Conditions
-from probe.analyses.validation import Validation, _details, _summary, validate
+from probe.analyses.validation import _details, _summary, validate
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.results import Result
@@ -67,6 +67,8 @@ def test_details_say_what_was_pruned_and_written(checked):
     assert random["heads"].nunique() == 6  # redrawn for every sample
     unpruned = details[(details["group"] == "none") & (details["task"] == "needles")]
     assert all(row.answer.split()[-1] in row.generated for row in unpruned.itertuples())
+    with pytest.raises(KeyError, match="no condition needles, top, 5, uniform"):
+        found.value("needles", "top", 5, "uniform")
 
 
 @pytest.mark.slow
@@ -149,12 +151,3 @@ def test_scores_of_another_model_are_refused(llama):
         validate(llama, torch.rand(12, 12))
     with pytest.raises(UsageError, match="got L40H0"):
         validate(llama, [Head(40, 0)])
-
-
-def test_a_condition_that_was_not_run_is_a_key_error(tmp_path):
-    table = pd.DataFrame([{"task": "needles", "group": "none", "k": 0, "fill": None, "value": 1.0}])
-    found = Validation.__new__(Validation)
-    object.__setattr__(found, "conditions", table)
-    assert found.value("needles", "none") == 1.0
-    with pytest.raises(KeyError, match="no condition needles, top, 5, zero"):
-        found.value("needles", "top", 5, "zero")

@@ -20,4 +20,6 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path):
         temporary.write_text("new")
         assert path.read_text() == "old"
         assert temporary.suffix == ".json"
+        written = temporary.stat().st_ino
     assert path.read_text() == "new"
+    assert path.stat().st_ino == written  # renamed, not copied: no moment at which it is half there

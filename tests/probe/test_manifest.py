@@ -45,6 +45,10 @@ def test_a_manifest_says_what_ran(llama):
     assert len(manifest.weights_hash) == 64
 
 
+def test_what_may_differ_between_equal_runs_is_cost_and_wording_only():
+    assert {"name", "elapsed", "peak_memory", "peak_device_memory", "command", "created"} == INCIDENTAL
+
+
 def test_equal_runs_have_equal_fingerprints(model):
     first, second = record(model), record(model)
     assert first.fingerprint() == second.fingerprint()

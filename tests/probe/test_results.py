@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import sys
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -108,6 +109,7 @@ def test_everything_comes_back_bit_for_bit(tmp_path):
         ("score", torch.zeros(2, 2, dtype=torch.float64)),
         ("score", finding().score.float()),
         ("intervals", {"low": finding().intervals["low"]}),
+        ("intervals", {**finding().intervals, "high": finding().intervals["high"].float()}),
         ("samples", finding().samples.assign(depth=[0.5, 0.0])),
         ("best", [Head(1, 1)]),
         ("accuracy", 0.3),
@@ -143,6 +145,22 @@ def test_saved_files_are_valid_json_without_pickles(tmp_path):
         if path.is_file():
             with pytest.raises((pickle.UnpicklingError, ValueError, EOFError, KeyError, IndexError)):
                 pickle.loads(path.read_bytes())
+
+
+def test_tensors_that_share_memory_are_saved_apart(tmp_path):
+    base = torch.arange(6.0)
+    saved = finding(intervals={"low": base, "high": base[:], "middle": base[2:4]})
+    assert Finding.load(saved.save(tmp_path)) == saved
+
+
+def test_a_folder_cannot_name_a_module_to_import(tmp_path, monkeypatch):
+    (tmp_path / "ran_by_a_result.py").write_text("class Finding: pass")
+    monkeypatch.syspath_prepend(tmp_path)
+    finding().save(tmp_path / "run")
+    edit(tmp_path / "run" / "result.json", type="ran_by_a_result:Finding")
+    with pytest.raises(ProbeError, match="does not know"):
+        Result.load(tmp_path / "run")
+    assert "ran_by_a_result" not in sys.modules
 
 
 def test_figure_pages_need_no_network(tmp_path):
@@ -220,8 +238,8 @@ def test_short_and_html_forms():
         "Finding(llama: score=Tensor[2, 2], intervals={low: Tensor[3, 2], high: Tensor[2, 4]}, samples=2 rows, "
         "best=[L1H1, L0H0], lengths=[300, 600], pairs=[['a', 1.5], ['b', -inf]], accuracy=0.3, note=None)"
     )
-    page = finding(best=[Head(i, 0) for i in range(40)])._repr_html_()
-    assert "Finding of llama" in page and "&lt;score&gt;" in page
+    page = finding(best=[Head(i, 0) for i in range(40)], manifest=manifest(model="a<b"))._repr_html_()
+    assert "Finding of llama (a&lt;b)" in page and "&lt;score&gt;" in page
     assert "L9H0" in page and "L10H0" not in page and "30 more rows" in page
 
 

@@ -369,9 +369,8 @@ def test_a_cached_model_loads_without_a_request_when_the_hub_is_down(fake_hub, t
     fake_hub.status = 503
     source = resolve("org/tiny")
     fake_hub.requests.clear()
-    model, _ = load_weights(source, device="cpu")
+    load_weights(source, device="cpu")
     assert fake_hub.requests == [] and not source.reached  # each request would be tried again for half a minute
-    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size
 
 
 def test_a_model_that_becomes_gated_while_it_loads(fake_hub, tiny_checkpoint):
