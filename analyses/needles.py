@@ -2,7 +2,8 @@
 
 Two families, because heads specialise: some copy digits only (in SmolLM2-135M, L6H0), others words. Each family draws
 from two disjoint pools, so that heads found on one can be tested on cities and activities they were not found on. No
-answer repeats a word or digit: which of two equal tokens a head copies could not be told.
+answer repeats a word or digit, for which of two equal tokens a head copies could not be told, and none holds a word of
+the sentence around it, which a model says whether it found the needle or not.
 """
 
 from __future__ import annotations
@@ -45,18 +46,18 @@ MAIN = Pool(
         "Naples", "Perth",
     ),
     activities=(
-        "eat a sandwich and sit in the park on sunny days",
-        "ride a wooden boat along the river at sunrise",
-        "drink hot chocolate in the old library",
-        "listen to street musicians near the harbor",
-        "climb an old bell tower and watch the birds",
-        "buy fresh peaches at the night market",
-        "rent a red bicycle and follow the canal",
-        "feed the ducks behind a stone bridge",
-        "watch a puppet show in the garden",
-        "walk barefoot on the beach after rain",
-        "visit the glass museum with a friend",
-        "take the slow train up a mountain",
+        "eat a sandwich and sit near old trees on sunny days",
+        "ride a wooden boat along quiet rivers at sunrise",
+        "drink hot chocolate beside a library window",
+        "listen for street musicians near every harbor",
+        "climb an old bell tower and watch white birds",
+        "buy fresh peaches at a night market",
+        "rent a red bicycle and follow green canals",
+        "feed hungry ducks behind a stone bridge",
+        "watch puppet shows with young gardeners",
+        "walk barefoot on wet beaches after rain",
+        "visit a glass museum with some friends",
+        "take slow trains up a snowy mountain",
     ),
 )  # fmt: skip
 HELD_OUT = Pool(
@@ -66,18 +67,18 @@ HELD_OUT = Pool(
         "Stockholm", "Copenhagen", "Amsterdam", "Melbourne",
     ),
     activities=(
-        "juggle oranges in the square when lanterns glow",
-        "carve small whales beside the lighthouse",
-        "wade through a warm lagoon before breakfast",
-        "taste goat cheese on the farm outside town",
-        "play chess with strangers in the station",
-        "hang paper stars above the castle gate",
-        "trade old maps at the flea market",
-        "nap beside a fountain on the quiet roof",
-        "pick wild berries along the forest trail",
+        "juggle oranges on a square when lanterns glow",
+        "carve small whales beside a lighthouse",
+        "wade through warm lagoons before breakfast",
+        "taste goat cheese on a farm outside town",
+        "play chess with strangers at a train station",
+        "hang paper stars above a castle gate",
+        "trade old maps at a flea market",
+        "nap beside stone fountains on quiet roofs",
+        "pick wild berries along a forest trail",
         "bake bread with a village baker",
-        "count the swans on a frozen pond",
-        "read poems aloud in an empty theater",
+        "count white swans on frozen ponds",
+        "read poems aloud for an empty theater",
     ),
 )  # fmt: skip
 

@@ -32,7 +32,7 @@ def folder(tmp_path_factory) -> Path:
 
 def test_only_programs_that_are_tested_here():
     programs = {line.split()[0] for text in blocks("bash") for line in text.splitlines() if line.strip()}
-    assert programs <= {"git", "cd", "make", "python3", ".venv/bin/pip", "probe"}
+    assert programs <= {"git", "cd", "make", "python3", "source", ".venv/bin/pip", "probe"}
     assert {kind for kind, _ in BLOCK.findall(README)} <= {"bash", "python", "text", "json"}
 
 

@@ -79,8 +79,10 @@ def print_found(found: Found) -> None:
         click.echo()
         _print_validation(found.validation)
     click.echo()
-    for page in sorted(found.job.folder.glob("*/figures/*.html")):
-        click.echo(f"figure: {page}")
+    for name, result in found.parts.items():
+        first, *others = result.figures()
+        beside = f", and beside it {', '.join(others)}" if others else ""
+        click.echo(f"figure: {found.job.folder / name / 'figures' / first}.html{beside}")
 
 
 def as_json(found: Found) -> str:

@@ -46,6 +46,11 @@ class Job:
     config: Mapping[str, Any]
 
     @property
+    def validation_name(self) -> str:
+        """The folder of a validation with these options, inside the run folder."""
+        return f"validation-{'-'.join(self.options.fills)}-{self.options.phase}"
+
+    @property
     def ks(self) -> list[int]:
         """How many heads a validation prunes; the random control needs as many others."""
         return [k for k in KS if 2 * k <= self.model.n_layers * self.model.n_heads]
@@ -60,6 +65,17 @@ class Found:
     retrieval: RetrievalHeads | None = None
     validation: Validation | None = None
     comparison: Comparison | None = None
+
+    @property
+    def parts(self) -> dict[str, Result]:
+        """What was found, by the name of its folder in the run folder."""
+        parts = {
+            "retrieval": self.retrieval,
+            "catalogue": self.catalogue,
+            self.job.validation_name: self.validation,
+            "comparison": self.comparison,
+        }
+        return {name: result for name, result in parts.items() if result is not None}
 
 
 def prepare(options: Options) -> Job:
@@ -129,7 +145,7 @@ def _catalogue(job: Job, retrieval: RetrievalHeads | None) -> HeadCatalogue:
 
 def _validation(job: Job, retrieval: RetrievalHeads) -> Validation:
     options = job.options
-    folder = job.folder / f"validation-{'-'.join(options.fills)}-{options.phase}"
+    folder = job.folder / job.validation_name
     with bar("pruning", quiet=options.quiet) as progress:
         checked = validation.validate(
             job.model, retrieval, ks=job.ks, fills=options.fills, phase=options.phase, seed=options.seed + 1,

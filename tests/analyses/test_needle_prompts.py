@@ -157,6 +157,13 @@ def test_at_depth_zero_a_first_word_has_no_blank(smollm):
     assert [prompt.tokens.strings()[index] for index in prompt.answer] == ["Blue"]
 
 
+def test_a_needle_of_other_tokens_at_the_beginning_keeps_the_length(smollm):
+    needle = Needle("Helsinki is the home of Ada.", "Where does Ada live?", "Helsinki", "custom")
+    assert len(smollm.tokens(needle.text)) == len(smollm.tokens(f" {needle.text}")) + 2
+    for depth in (0, 50, 100):
+        assert placed(smollm, needle, length=150, depth=depth).length == 150
+
+
 def test_the_chat_prompt_is_the_template_around_the_book(smollm):
     prompt = placed(smollm, NUMBER, length=150, depth=50, style="chat")
     text = prompt.tokens.text

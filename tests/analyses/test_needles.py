@@ -10,6 +10,9 @@ from probe.analyses.needles import FAMILIES, HELD_OUT, MAIN, Needle, read_needle
 from probe.errors import ProbeError
 
 
+FRAME = "The the best thing to do in is".split()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_needle_repeats_with_its_seed(family):
     draw = FAMILIES[family]
@@ -31,6 +34,7 @@ def test_held_out_needles_share_nothing_with_the_main_ones():
     assert not set(MAIN.activities) & set(HELD_OUT.activities)
     for pool in (MAIN, HELD_OUT):
         assert all(len(set(activity.split())) == len(activity.split()) for activity in pool.activities)
+        assert not {word for activity in pool.activities for word in activity.split()} & set(FRAME)
         assert len(set(pool.cities)) == len(pool.cities)
         assert len(set(pool.activities)) == len(pool.activities)
 

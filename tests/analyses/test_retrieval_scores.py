@@ -52,6 +52,8 @@ def test_an_answer_with_a_repeated_token_is_a_set_of_its_distinct_tokens():
     copies = copied(looking([1, 2]), said, prompt, range(0, 3))
     assert float(set_score(copies, said, prompt)) == 1.0  # both distinct tokens
     assert float(per_step_score(copies, said, prompt)) == pytest.approx(2 / 3)  # two steps, three tokens
+    half = copied(looking([0, 0]), said, prompt, range(0, 3))
+    assert float(set_score(half, said, prompt)) == 0.5  # token 7, which fills two places of three, is one of two
 
 
 def test_heads_and_layers_are_told_apart():

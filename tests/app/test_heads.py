@@ -95,7 +95,9 @@ def test_people_see_model_folder_table_and_figures(printed, run, capsys):
     assert rows[0][0] == "L18H6" and len(rows) == 3
     assert all(row[0].startswith(("L17", "L18")) for row in rows)
     assert "and 15 more heads: --top 18, or --json" in lines
-    assert f"figure: {run}/retrieval/figures/heads.html" in lines
+    pages = [line.split()[1].rstrip(",") for line in lines if line.startswith("figure: ")]
+    assert pages == [f"{run}/retrieval/figures/heads.html", f"{run}/catalogue/figures/maps.html"]
+    assert all(Path(page).exists() for page in pages)
     assert captured.err == ""
 
 

@@ -283,7 +283,15 @@ NO_DISTANCE = everything(1200, partial=False, distance=False, windowed_distance=
         (Mask(window=200), Request(), 8, 512 * 1200),
         (Mask(keys=torch.arange(1200)[None] >= 9), Request(), 8, 512 * 1200),
     ],
-    ids=["causal", "window", "full", "widths differ", "nothing asked", "nothing asked, window", "nothing asked, padding"],
+    ids=[
+        "causal",
+        "window",
+        "full",
+        "widths differ",
+        "nothing asked",
+        "nothing asked, window",
+        "nothing asked, padding",
+    ],
 )
 def test_no_map_is_ever_made(sample, mask, request_, value_dim, most):
     """A map has 4 x 1200 x 1200 elements, the budget is 100,000 and the output 38,400."""

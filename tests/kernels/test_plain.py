@@ -40,6 +40,24 @@ def test_equals_the_reference(sample, monkeypatch, mask, rows):
     torch.testing.assert_close(plain_attention(query, key, value, **options).double(), expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("queries", "mask"),
+    [
+        (1, Mask(first_query=79)),
+        (1, Mask(first_query=40)),
+        (1, Mask(first_query=79, window=30)),
+        (1, Mask(first_query=200, first_key=121)),
+        (80, Mask(first_query=5)),
+        (80, Mask(first_key=5)),
+    ],
+)
+def test_shapes_that_need_no_mask_or_seem_not_to(sample, queries, mask):
+    query, key, value = sample(batch=2, kv_heads=2, group=2, queries=queries, keys=80)
+    options = {"mask": mask, "scale": 0.35}
+    expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
+    torch.testing.assert_close(plain_attention(query, key, value, **options).double(), expected, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mask", [Mask(), Mask(keys=torch.arange(40)[None] >= 7)], ids=["causal", "padding"])
 def test_half_precision(sample, dtype, mask):

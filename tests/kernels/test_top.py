@@ -13,11 +13,14 @@ def by_sorting(row: list[float], k: int) -> list[int]:
     return sorted(range(len(row)), key=lambda j: (-row[j], j))[:k]
 
 
+@pytest.mark.parametrize("share", [1.0, 0.02])
 @pytest.mark.parametrize("levels", [1, 2, 5, 10**6])
 @pytest.mark.parametrize("cols", [1, 3, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK, 3 * CHUNK + 7, 5 * CHUNK - 1])
-def test_best_first_ties_to_the_lower_column(cols, levels):
-    """From rows all alike to rows all different; the last row's last chunk ends with the tensor."""
-    s = torch.randint(0, levels, (2, 5, cols), generator=torch.Generator().manual_seed(cols)).float()
+def test_best_first_ties_to_the_lower_column(cols, levels, share):
+    """From rows all alike to rows all different, with ties everywhere or between a few; the last chunk ends s."""
+    generator = torch.Generator().manual_seed(cols)
+    s = torch.randint(0, levels, (4, 10, cols), generator=generator).float()
+    s *= torch.rand(s.shape, generator=generator) < share
     for k in {1, min(2, cols), min(CHUNK + 3, cols), cols}:
         score, column = top_columns(s, tile_maxima(s, 0, CHUNK), k)
         for row, found in zip(s.flatten(0, 1).tolist(), column.flatten(0, 1).tolist(), strict=True):
