@@ -25,7 +25,9 @@ def styled(figure: Figure, *, title: str, subtitle: str = "", width: int = 860, 
     if subtitle:
         text += f"<br><span style='font-size:13px;color:{MUTED}'>{subtitle}</span>"
     figure.update_layout(
-        title={"text": text, "x": 0.02, "xanchor": "left", "y": 0.96, "yanchor": "top", "font": {"size": 18}},
+        title={
+            "text": text, "x": 0.02, "xanchor": "left", "y": 1 - 18 / height, "yanchor": "top", "font": {"size": 18},
+        },
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor="white",
         plot_bgcolor="white",
@@ -34,7 +36,7 @@ def styled(figure: Figure, *, title: str, subtitle: str = "", width: int = 860, 
         margin={"l": 70, "r": 30, "t": 96, "b": 64},
         hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13}},
         legend={"bgcolor": "rgba(255,255,255,0.85)"},
-    )
+    )  # fmt: skip
     axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside", "tickcolor": GRID}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)

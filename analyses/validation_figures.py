@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.analyses.figure_style import BLUE, INK, MUTED, SKY, VERMILION, styled
+from probe.analyses.figure_style import BLUE, INK, SKY, VERMILION, styled
 
 if TYPE_CHECKING:
     from probe.analyses.validation import Validation
@@ -43,24 +44,29 @@ def needle_curves(checked: Validation) -> go.Figure:
 
 
 def specificity_curves(checked: Validation) -> go.Figure:
-    """What else breaks: closed-book accuracy above, loss on prose below, one column a fill."""
+    """What else breaks: closed-book accuracy above, rise of the loss on prose below, one column a fill."""
     figure = _panels(checked, [FILLS[fill] for fill in checked.fills], rows=2)
     for column, fill in enumerate(checked.fills, start=1):
         _add_lines(figure, checked, "closed book", fill, row=1, column=column)
-        _add_lines(figure, checked, "prose", fill, row=2, column=column)
+        _add_lines(figure, checked, "prose", fill, row=2, column=column, value="rise")
     figure.update_yaxes(range=[-0.04, 1.06], tickformat=".0%", row=1)
     figure.update_yaxes(title_text="closed-book answers right", row=1, col=1)
-    figure.update_yaxes(title_text="loss on prose, nats per token", row=2, col=1)
+    figure.update_yaxes(title_text="rise of the loss on prose, nats", row=2, col=1)
+    prose = checked.conditions[checked.conditions["task"] == "prose"]
+    rises = prose[["rise", "rise_low", "rise_high"]].to_numpy(dtype=float)  # bounds are NaN for a single passage
+    low, high = float(np.nanmin(rises)), float(np.nanmax(rises))
+    figure.update_yaxes(range=[low - 0.06 * (high - low) - 0.01, high + 0.06 * (high - low) + 0.01], row=2)
     figure.update_xaxes(tickvals=[0, *checked.ks])
     figure.update_xaxes(title_text="heads pruned", row=2)
-    most = max(checked.ks)
-    loss = ", ".join(f"{checked.row('prose', 'top', most, fill)['rise']:+.2f} nats ({fill})" for fill in checked.fills)
+    k = sorted(checked.ks)[min(1, len(checked.ks) - 1)]
+    pruned = ", ".join(f"{checked.value('closed book', 'top', k, fill):.0%} ({fill})" for fill in checked.fills)
     return _finished(
         figure,
         checked,
-        title=f"Pruning {most} retrieval heads changes the loss on prose by {loss}",
+        title=f"Closed-book answers right: {checked.value('closed book', 'none'):.0%} unpruned, "
+        f"without {k} retrieval heads {pruned}",
         subtitle="What the model does without copying; the loss with all positions pruned; bars: 95% intervals",
-        height=700,
+        height=740,
     )
 
 
@@ -76,33 +82,36 @@ def _panels(checked: Validation, titles: list[str], *, rows: int = 1) -> go.Figu
     )
 
 
-def _add_lines(figure: go.Figure, checked: Validation, task: str, fill: str, *, row: int, column: int) -> None:
+def _add_lines(
+    figure: go.Figure, checked: Validation, task: str, fill: str, *, row: int, column: int, value: str = "value"
+) -> None:
+    """One line for each group of heads; `value` is the column of the table, its bounds stand beside it."""
+    low, high = ("low", "high") if value == "value" else (f"{value}_low", f"{value}_high")
     base = checked.row(task, "none")
-    figure.add_hline(
-        y=base["value"], line={"color": MUTED, "dash": "dot", "width": 1}, row=row, col=column  # type: ignore[arg-type]
-    )  # fmt: skip
-    for group, (name, colour, symbol, dash) in LINES.items():
+    apart = max(checked.ks) / 90  # so that the bars of three groups stand side by side
+    for shift, (group, (name, colour, symbol, dash)) in zip((-apart, 0.0, apart), LINES.items(), strict=True):
         cells = [base, *(checked.row(task, group, k, fill) for k in checked.ks)]
-        value = [float(cell["value"]) for cell in cells]
+        height = [float(cell[value]) for cell in cells]
         figure.add_trace(
             go.Scatter(
-                x=[0, *checked.ks],
-                y=value,
+                x=[k + shift for k in (0, *checked.ks)],
+                y=height,
                 error_y={
                     "type": "data",
                     "symmetric": False,
-                    "array": [float(cell["high"]) - y for cell, y in zip(cells, value, strict=True)],
-                    "arrayminus": [y - float(cell["low"]) for cell, y in zip(cells, value, strict=True)],
+                    "array": [float(cell[high]) - y for cell, y in zip(cells, height, strict=True)],
+                    "arrayminus": [y - float(cell[low]) for cell, y in zip(cells, height, strict=True)],
                     "thickness": 1.2,
-                    "width": 4,
+                    "width": 3,
                 },
                 mode="lines+markers",
                 line={"color": colour, "dash": dash, "width": 2},
-                marker={"symbol": symbol, "size": 9},
+                marker={"symbol": symbol, "size": 8},
                 name=name,
                 legendgroup=group,
                 showlegend=row == 1 and column == 1,
-                hovertemplate=f"{name}, {fill}<br>%{{x}} pruned: %{{y:.3f}}<extra></extra>",
+                customdata=[0, *checked.ks],
+                hovertemplate=f"{name}, {fill}<br>%{{customdata}} pruned: %{{y:.3f}}<extra></extra>",
             ),
             row=row,
             col=column,
@@ -112,8 +121,10 @@ def _add_lines(figure: go.Figure, checked: Validation, task: str, fill: str, *, 
 def _finished(figure: go.Figure, checked: Validation, *, title: str, subtitle: str, height: int = 500) -> go.Figure:
     styled(figure, title=title, subtitle=subtitle, width=max(720, 140 + 440 * len(checked.fills)), height=height)
     figure.update_layout(
-        margin={"t": 150},
-        legend={"orientation": "h", "x": 0, "y": 1.09 + 30 / height, "yanchor": "bottom", "font": {"size": 13}},
-    )
+        margin={"t": 142, "l": 84},
+        legend={
+            "orientation": "h", "x": 0, "y": 1 - 80 / height, "yref": "container", "yanchor": "top", "font": {"size": 13},
+        },
+    )  # fmt: skip
     figure.update_annotations(font={"size": 14, "color": INK})
     return figure
