@@ -123,7 +123,8 @@ def _finished(figure: go.Figure, checked: Validation, *, title: str, subtitle: s
     figure.update_layout(
         margin={"t": 142, "l": 84},
         legend={
-            "orientation": "h", "x": 0, "y": 1 - 80 / height, "yref": "container", "yanchor": "top", "font": {"size": 13},
+            "orientation": "h", "x": 0, "font": {"size": 13},
+            "y": 1 - 80 / height, "yref": "container", "yanchor": "top",
         },
     )  # fmt: skip
     figure.update_annotations(font={"size": 14, "color": INK})

@@ -71,7 +71,7 @@ def engaged(
         interventions=mine.interventions + interventions,
         implementation=implementation if implementation != "auto" else mine.implementation,
     )
-    former = text_config(hf)._attn_implementation
+    former: str = text_config(hf)._attn_implementation  # pyright: ignore[reportAssignmentType]  # set once loaded
     token = _active.set({**outer, key: mine})
     try:
         _switch(hf, NAME)
@@ -203,9 +203,10 @@ def probe_mask(
         return structure
     if mask_function is bidirectional_mask_function:
         return replace(structure, causal=False)
-    plain = allow_is_causal_skip and local_size is not None  # transformers forbids the skip when an overlay is in play
-    if plain and _is_window(mask_function, local_size, first_query, q_length, device):
-        return replace(structure, window=local_size)
+    # transformers forbids the skip when an overlay is in play
+    window = local_size if allow_is_causal_skip else None
+    if window is not None and _is_window(mask_function, window, first_query, q_length, device):
+        return replace(structure, window=window)
     pairs = sdpa_mask(
         batch_size=batch_size,
         q_length=q_length,

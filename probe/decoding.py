@@ -36,7 +36,10 @@ def repeat(cache: DynamicCache, rows: int) -> DynamicCache:
     """A new cache with `rows` copies of a single-row cache; the original stays as it is."""
     copy = DynamicCache()
     for index, layer in enumerate(cache.layers):
-        copy.update(layer.keys.repeat(rows, 1, 1, 1), layer.values.repeat(rows, 1, 1, 1), index)
+        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
+        if keys is None or values is None:
+            raise ValueError(f"layer {index} of the cache holds no keys: prefill it before repeating it")
+        copy.update(keys.repeat(rows, 1, 1, 1), values.repeat(rows, 1, 1, 1), index)
     return copy
 
 

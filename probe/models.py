@@ -218,7 +218,6 @@ class Model:
             raise UsageError(f"generate takes one prompt, got a batch of {ids.shape[0]}")
         self._fits(ids.shape[1] + max_new_tokens)
         options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None} | options
-        pad = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.tokenizer.eos_token_id
         recording = None
         if stats is not None:
             request, names = request_for(stats, sets=sets, length=ids.shape[1] + max_new_tokens, window=window, top=top)
@@ -229,16 +228,16 @@ class Model:
             else engaged(self.hf, observers=(recording,), implementation=self.implementation)
         )
         with observed:
-            output = self.hf.generate(
+            output = self.hf.generate(  # pyright: ignore[reportCallIssue]  # transformers types it as a Tensor
                 ids.to(self.device),
                 attention_mask=torch.ones_like(ids, device=self.device),
                 max_new_tokens=max_new_tokens,
-                pad_token_id=pad,
+                pad_token_id=_filler(self.tokenizer),
                 **options,
             )
         new = output[0, ids.shape[1] :].cpu()
         return Generation(
-            text=self.tokenizer.decode(new, skip_special_tokens=True),
+            text=str(self.tokenizer.decode(new, skip_special_tokens=True)),
             ids=new,
             prompt=prompt if isinstance(prompt, Tokens) else None,
             stats=None if recording is None else recording.stats(),
@@ -333,6 +332,12 @@ class Model:
         return logits[:, -logits_to_keep:] if logits_to_keep else logits
 
 
+def _filler(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that fills up short rows: the padding token, else the end token."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in candidates if isinstance(token, int)), None)
+
+
 def _padded(rows: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[Tensor, Tensor | None]:
     """Rows of ids as one [batch, tokens] tensor and its mask (True for tokens), padded on `side`."""
     if side not in ("left", "right"):
@@ -342,7 +347,7 @@ def _padded(rows: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, side: st
     length = max(len(row) for row in rows)
     if all(len(row) == length for row in rows):
         return torch.stack(list(rows)), None
-    filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    filler = _filler(tokenizer)
     if filler is None:
         raise ProbeError("the tokenizer has neither a padding nor an end token: run the prompts one by one")
     ids = torch.full((len(rows), length), filler, dtype=torch.int64)

@@ -9,8 +9,7 @@ import pytest
 from probe.analyses.needles import FAMILIES, HELD_OUT, MAIN, Needle, read_needles
 from probe.errors import ProbeError
 
-
-FRAME = "The the best thing to do in is".split()
+FRAME = ("The", "the", "best", "thing", "to", "do", "in", "is")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

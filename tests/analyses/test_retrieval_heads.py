@@ -107,16 +107,19 @@ def test_an_open_run_folder_serves_too(measured, llama, tmp_path):
         assert run(llama, **SMALL, out=copy) == found
 
 
-def test_per_step_counts_every_copy(measured, llama, tmp_path):
+@pytest.mark.parametrize(("variant", "factor"), [("set", 1), ("per_step", 2)])
+def test_only_per_step_counts_an_answer_said_twice_twice(measured, llama, tmp_path, variant, factor):
     found, folder = measured
-    with RunFolder(tmp_path / "steps", run_config(llama, options(**SMALL), score="per_step")) as copy:
+    with RunFolder(tmp_path / variant, run_config(llama, options(**SMALL), score=variant)) as copy:
         with RunFolder(folder, run_config(llama, options(**SMALL))) as original:
             for sample in original.samples():
+                steps, again = len(sample["emitted"]), [[step, *head] for step, *head in sample["copied"]]
+                sample["emitted"] = sample["emitted"] * 2
+                sample["copied"] = again + [[step + steps, *head] for step, *head in again]
                 copy.append(sample)
-        steps = run(llama, **SMALL, score="per_step", out=copy)
-    assert steps.variant == "per_step"
-    assert set(steps.top(5)) == TOP_FIVE
-    assert not torch.equal(steps.score, found.score)
+        twice = run(llama, **SMALL, score=variant, out=copy)
+    assert twice.variant == variant
+    torch.testing.assert_close(twice.score, factor * found.score)
 
 
 def test_own_needles_are_asked(llama):

@@ -22,7 +22,8 @@ from probe.seam import check_seam
 from tests.probe.architectures import BUILDERS, BYPASSES, VOCAB, build
 
 LENGTH, PROMPT, W, TOP = 20, 13, 4, 3
-BAND = Band(start=5, stop=18, lo=1, hi=9)
+START, STOP, LO, HI = 5, 18, 1, 9
+BAND = Band(start=START, stop=STOP, lo=LO, hi=HI)
 
 
 @pytest.fixture(scope="module", params=list(BUILDERS))
@@ -111,7 +112,7 @@ def expected_received(p: Tensor) -> Tensor:
     length = p.shape[-1]
     out = torch.full((*p.shape[:2], length), math.nan, dtype=torch.float64)
     for j in range(length):
-        rows = [i for i in range(BAND.start, min(BAND.stop, length)) if BAND.lo <= i - j <= BAND.hi]
+        rows = [i for i in range(START, min(STOP, length)) if LO <= i - j <= HI]
         if rows:
             out[..., j] = p[:, :, rows, j].mean(-1)
     return out
