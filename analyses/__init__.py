@@ -1,1 +1,1 @@
-"""Analyses: one finding per module, each with a scorer on tensors, a result, and a runner that feeds it from a model."""
+"""Analyses: one finding per module: a scorer on tensors, a result, and a runner that feeds the scorer from a model."""

@@ -52,8 +52,9 @@ def specificity_curves(checked: Validation) -> go.Figure:
     figure.update_yaxes(range=[-0.04, 1.06], tickformat=".0%", row=1)
     figure.update_yaxes(title_text="closed-book answers right", row=1, col=1)
     figure.update_yaxes(title_text="rise of the loss on prose, nats", row=2, col=1)
-    prose = checked.conditions[checked.conditions["task"] == "prose"]
-    rises = prose[["rise", "rise_low", "rise_high"]].to_numpy(dtype=float)  # bounds are NaN for a single passage
+    table = checked.conditions
+    columns = ["rise", "rise_low", "rise_high"]  # NaN for the other tasks, the bounds also for a single passage
+    rises = np.asarray(table.loc[table["task"] == "prose", columns], dtype=float)
     low, high = float(np.nanmin(rises)), float(np.nanmax(rises))
     figure.update_yaxes(range=[low - 0.06 * (high - low) - 0.01, high + 0.06 * (high - low) + 0.01], row=2)
     figure.update_xaxes(tickvals=[0, *checked.ks])

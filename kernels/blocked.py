@@ -8,8 +8,6 @@ rows of one matrix product. All of it is float32 (float64 for float64 inputs).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,16 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from probe.kernels.blocks import HIDDEN, MOST_ROWS, Block, Hiding, blocks, may_be_blind, visible_cols
+from probe.kernels.blocks import HIDDEN, MOST_ROWS, Block, may_be_blind, visible_cols
 from probe.kernels.contract import Mask, Request, Statistics
 from probe.kernels.plain import plain_attention
 from probe.kernels.pooled import PooledMap, tile_maxima
+from probe.kernels.sweep import Scoring, Sweep, as_written
 from probe.kernels.tally import Tally
 from probe.kernels.top import CHUNK
-
-# The most bytes of scores in hand at once; the weights take as many again.
-BUDGET = {"cpu": 8 << 20}
-DEVICE_BUDGET = 256 << 20
 
 
 def attend(
@@ -48,15 +43,14 @@ def attend(
     plain = not request and softcap is None and sinks is None
     if plain and value.shape[3] == key.shape[3]:  # torch builds the whole map where the widths differ
         return plain_attention(query, key, value, mask=mask, scale=scale), Statistics()
-    scoring = _Scoring(mask, scale, softcap, budget or BUDGET.get(query.device.type, DEVICE_BUDGET))
+    scoring = Scoring(mask, scale, softcap, budget)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (query, key, value, sinks)):
         return _Attention.apply(query, key, value, sinks, scoring, request)
-    with torch.no_grad():
-        output, _, statistics = _forward(query, key, value, sinks, scoring, request)
+    output, _, statistics = _forward(query, key, value, sinks, scoring, request)
     return output, statistics
 
 
-@torch.no_grad()
+@as_written
 def tile(
     query: Tensor,
     key: Tensor,
@@ -70,7 +64,7 @@ def tile(
 ) -> Tensor:
     """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
     batch, heads = query.shape[:2]
-    sweep = _Sweep(query, key, _Scoring(mask, scale, softcap, BUDGET.get(query.device.type, DEVICE_BUDGET)))
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap))
     lse = lse.to(sweep.dtype)
     found = query.new_zeros(batch, heads, rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0], dtype=torch.float32)
     for start in range(rows[0], rows[-1] + 1, MOST_ROWS):
@@ -84,7 +78,7 @@ def tile(
     return found[:, :, :: rows.step, :: cols.step].contiguous()
 
 
-@torch.no_grad()
+@as_written
 def pool(
     query: Tensor,
     key: Tensor,
@@ -97,7 +91,7 @@ def pool(
     budget: int | None = None,
 ) -> Tensor:
     """Max of p over tiles: at most [batch, heads, *shape] float32."""
-    sweep = _Sweep(query, key, _Scoring(mask, scale, softcap, budget or BUDGET.get(query.device.type, DEVICE_BUDGET)))
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
     lead = (query.shape[0], key.shape[1], sweep.group)
     pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, dtype=sweep.dtype, device=query.device)
     lse = lse.to(sweep.dtype)
@@ -107,79 +101,12 @@ def pool(
     return pooled.map.flatten(1, 2).float()
 
 
-@dataclass(frozen=True, slots=True)
-class _Scoring:
-    """How scores are made, and the most bytes of them in hand at once."""
-
-    mask: Mask
-    scale: float
-    softcap: float | None
-    budget: int
-
-
-class _Sweep:
-    """The scores of one pass over the blocks of a query and a key."""
-
-    def __init__(self, query: Tensor, key: Tensor, scoring: _Scoring) -> None:
-        self.query, self.key = query, key
-        self.mask, self.scale, self.softcap = scoring.mask, scoring.scale, scoring.softcap
-        self.group = query.shape[1] // key.shape[1]
-        self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.most = max(1, scoring.budget // self.dtype.itemsize)
-        self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
-        self.buffers: dict[str, Tensor] = {}
-
-    def blocks(self) -> Iterator[Block]:
-        return blocks(self.query, self.key, self.mask, most=self.most)
-
-    def rows(self, block: Block, tensor: Tensor) -> Tensor:
-        """A block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., rows, width]."""
-        return block.of(self.grouped(tensor), rows=3).to(self.dtype).flatten(2, 3).flatten(0, 1)
-
-    def cols(self, block: Block, tensor: Tensor) -> Tensor:
-        """A block's keys or values of [batch, kv_heads, keys, width]: [.., cols, width]."""
-        return block.of(tensor, cols=2).to(self.dtype).flatten(0, 1)
-
-    def grouped(self, tensor: Tensor) -> Tensor:
-        """[batch, heads, ...] as [batch, kv_heads, group, ...]."""
-        return tensor.unflatten(1, (-1, self.group))
-
-    def whole(self, block: Block, part: Tensor) -> Tensor:
-        """[.., rows, width] as [batch, kv_heads, group, rows, width] of the block: the inverse of `rows`."""
-        batch, kv_heads, rows = (cut.stop - cut.start for cut in (block.batch, block.kv_heads, block.rows))
-        return part.view(batch, kv_heads, self.group, rows, part.shape[-1])
-
-    def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
-        size = math.prod(shape)
-        if name not in self.buffers or self.buffers[name].numel() < size:
-            # the first blocks of a causal sweep are the smallest
-            self.buffers[name] = torch.empty(max(size, self.most), dtype=self.dtype, device=self.query.device)
-        return self.buffers[name][:size].view(shape)
-
-    def scores(self, block: Block) -> Tensor:
-        """Scaled, capped scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
-        cap = self.softcap
-        q = self.rows(block, self.query) * (self.scale if cap is None else self.scale / cap)
-        k = self.cols(block, self.key)
-        s = torch.bmm(q, k.transpose(1, 2), out=self.buffer("scores", q.shape[0], q.shape[1], k.shape[1]))
-        if cap is not None:
-            s.tanh_().mul_(cap)
-        s = self.whole(block, s)
-        self.hiding.apply(s, block)
-        return s
-
-    def weights(self, block: Block, s: Tensor, lse: Tensor) -> Tensor:
-        """p, in the place of s, from the lse [batch, heads, queries] of an earlier sweep."""
-        own = block.of(self.grouped(lse), rows=3)
-        return s.sub_(own.masked_fill(own.isneginf(), math.inf)[..., None]).exp_()  # a row that sees nothing weighs 0
-
-
+@as_written
 def _forward(
-    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, scoring: _Scoring, request: Request
+    query: Tensor, key: Tensor, value: Tensor, sinks: Tensor | None, scoring: Scoring, request: Request
 ) -> tuple[Tensor, Tensor, Statistics]:
     """Output [batch, heads, queries, value_dim], lse [batch, heads, queries] and the statistics."""
-    sweep = _Sweep(query, key, scoring)
+    sweep = Sweep(query, key, scoring)
     tally = Tally(query, key, value, sweep.mask, request, sweep.dtype)
     batch, heads, queries, _ = query.shape
     # heads side by side in memory, as models want them next
@@ -218,6 +145,48 @@ def _forward(
     return output, lse, tally.finish(lse, lse.isneginf() if blind_rows else None)
 
 
+@as_written
+def _backward(
+    grad: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    sinks: Tensor | None,
+    output: Tensor,
+    lse: Tensor,
+    scoring: Scoring,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Gradients of query, key, value and sinks from that of the output."""
+    sweep = Sweep(query, key, scoring)
+    d_query, d_key, d_value = (torch.zeros_like(t, dtype=sweep.dtype) for t in (query, key, value))
+    moment = (grad.to(sweep.dtype) * output).sum(-1)  # sum_j p_ij dp_ij
+    for block in sweep.blocks():
+        if block.cols.start == block.cols.stop:
+            continue
+        q, g = sweep.rows(block, query), sweep.rows(block, grad)
+        k, v = sweep.cols(block, key), sweep.cols(block, value)
+        s = sweep.scores(block)
+        # the slope of the cap is 1 - (s / softcap)^2; hidden keys have no weight, whatever theirs
+        slope = None if sweep.softcap is None else (s / sweep.softcap).clamp_(min=-1).square_().neg_().add_(1)
+        p = sweep.weights(block, s, lse).flatten(2, 3).flatten(0, 1)
+        d_score = torch.bmm(g, v.transpose(1, 2)).sub_(sweep.rows(block, moment[..., None])).mul_(p)
+        if slope is not None:
+            d_score.mul_(slope.view_as(d_score))
+        d_score.mul_(sweep.scale)
+        block.of(sweep.grouped(d_query), rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
+        for target, part in (
+            (d_key, torch.bmm(d_score.transpose(1, 2), q)),
+            (d_value, torch.bmm(p.transpose(1, 2), g)),
+        ):
+            place = block.of(target, cols=2)
+            place += part.view_as(place)
+    d_sinks = None
+    if sinks is not None:
+        weight = (sinks.to(sweep.dtype)[:, None] - lse.masked_fill(lse.isneginf(), math.inf)).exp()
+        d_sinks = -(weight * moment).sum((0, 2)).to(sinks.dtype)
+    return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), d_sinks
+
+
 class _Attention(torch.autograd.Function):
     """The same with gradients of the output, whose backward computes each block's weights again."""
 
@@ -228,7 +197,7 @@ class _Attention(torch.autograd.Function):
         key: Tensor,
         value: Tensor,
         sinks: Tensor | None,
-        scoring: _Scoring,
+        scoring: Scoring,
         request: Request,
     ) -> tuple[Tensor, Statistics]:
         output, lse, statistics = _forward(query, key, value, sinks, scoring, request)
@@ -240,31 +209,4 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
         query, key, value, sinks, output, lse = ctx.saved_tensors
-        sweep = _Sweep(query, key, ctx.scoring)
-        d_query, d_key, d_value = (torch.zeros_like(t, dtype=sweep.dtype) for t in (query, key, value))
-        moment = (grad.to(sweep.dtype) * output).sum(-1)  # sum_j p_ij dp_ij
-        for block in sweep.blocks():
-            if block.cols.start == block.cols.stop:
-                continue
-            q, g = sweep.rows(block, query), sweep.rows(block, grad)
-            k, v = sweep.cols(block, key), sweep.cols(block, value)
-            s = sweep.scores(block)
-            # the slope of the cap is 1 - (s / softcap)^2; hidden keys have no weight, whatever theirs
-            slope = None if sweep.softcap is None else (s / sweep.softcap).clamp_(min=-1).square_().neg_().add_(1)
-            p = sweep.weights(block, s, lse).flatten(2, 3).flatten(0, 1)
-            d_score = torch.bmm(g, v.transpose(1, 2)).sub_(sweep.rows(block, moment[..., None])).mul_(p)
-            if slope is not None:
-                d_score.mul_(slope.view_as(d_score))
-            d_score.mul_(sweep.scale)
-            block.of(sweep.grouped(d_query), rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
-            for target, part in (
-                (d_key, torch.bmm(d_score.transpose(1, 2), q)),
-                (d_value, torch.bmm(p.transpose(1, 2), g)),
-            ):
-                place = block.of(target, cols=2)
-                place += part.view_as(place)
-        d_sinks = None
-        if sinks is not None:
-            weight = (sinks.to(sweep.dtype)[:, None] - lse.masked_fill(lse.isneginf(), math.inf)).exp()
-            d_sinks = -(weight * moment).sum((0, 2)).to(sinks.dtype)
-        return d_query.to(query.dtype), d_key.to(key.dtype), d_value.to(value.dtype), d_sinks, None, None
+        return *_backward(grad, query, key, value, sinks, output, lse, ctx.scoring), None, None

@@ -347,6 +347,22 @@ def test_a_repeated_call_gives_the_same_numbers(sample):
     assert torch.equal(one[1].entropy, other[1].entropy) and torch.equal(one[1].received, other[1].received)
 
 
+def test_autocast_changes_nothing(sample, same_statistics):
+    """Under autocast a matrix product of float32 would run in bfloat16, forward and backward."""
+    found = []
+    for enabled in (False, True):
+        leaves = [t.requires_grad_() for t in sample(kv_heads=2, group=2, queries=150, keys=150)]
+        options = {"mask": Mask(), "scale": 0.35, "softcap": None}
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            output, statistics = blocked.attend(*leaves, sinks=None, request=everything(150), **options)
+            gradients = torch.autograd.grad(output.square().sum(), leaves)
+            pooled = blocked.pool(leaves[0], leaves[1], statistics.lse, shape=(9, 9), **options)
+        found.append((output, gradients, pooled, statistics))
+    for one, other in zip(found[0][:3], found[1][:3], strict=True):
+        torch.testing.assert_close(one, other, atol=0, rtol=0)
+    same_statistics(found[0][3], found[1][3], atol=0, rtol=0)
+
+
 def test_large_scores_do_not_overflow(sample):
     query, key, value = sample(queries=40, keys=40, sharp=1e4)
     (output, found), (expected, exact) = both(query, key, value, request=Request(lse=True, entropy=True))
