@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LIBRARY = "plotly.min.js"
+DEFAULT_SIZE = (900, 560)
+"""CSS pixels of a picture whose figure names no width or height."""
 
 
 def save_figures(figures: Mapping[str, Figure], folder: str | Path) -> list[Path]:
@@ -44,8 +46,13 @@ def save_pictures(figures: Mapping[str, Figure], folder: str | Path, *, scale: f
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder) as draft:
         drafts = [Path(draft) / f"{name}.png" for name in figures]
+        layouts = [figure.to_dict()["layout"] for figure in figures.values()]  # write_images ignores their sizes
+        widths = [layout.get("width") or DEFAULT_SIZE[0] for layout in layouts]
+        heights = [layout.get("height") or DEFAULT_SIZE[1] for layout in layouts]
         try:
-            write_images(list(figures.values()), [str(path) for path in drafts], scale=scale)
+            write_images(
+                list(figures.values()), [str(path) for path in drafts], scale=scale, width=widths, height=heights
+            )
         except (ImportError, RuntimeError, ValueError):  # no kaleido (plotly 6 says ValueError), no browser, it failed
             return []
         return [path.replace(folder / path.name) for path in drafts]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import struct
 import sys
 from dataclasses import dataclass, replace
 
@@ -171,9 +172,12 @@ def test_figure_pages_need_no_network(tmp_path):
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
 
 
-def test_pictures_are_pngs_or_none_at_all(tmp_path, monkeypatch):
-    for path in save_pictures(finding().figures(), tmp_path):
-        assert path.parent == tmp_path and path.read_bytes().startswith(b"\x89PNG")
+def test_pictures_are_pngs_of_the_figure_s_size_or_none_at_all(tmp_path, monkeypatch):
+    wide = go.Figure(go.Bar(y=[1, 2]), layout={"width": 640, "height": 300})
+    for path in save_pictures({"wide": wide}, tmp_path, scale=1):
+        content = path.read_bytes()
+        assert path.parent == tmp_path and content.startswith(b"\x89PNG")
+        assert struct.unpack(">II", content[16:24]) == (640, 300)
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     assert save_pictures(finding().figures(), tmp_path / "none") == []
     assert list((tmp_path / "none").iterdir()) == []
