@@ -178,11 +178,11 @@ def _short_entries() -> Iterator[Entry]:
 
 
 def _cached_entries() -> Iterator[Entry]:
-    from huggingface_hub import scan_cache_dir
+    from huggingface_hub import constants, scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return
     for repository in sorted(repositories, key=lambda repository: repository.repo_id):
