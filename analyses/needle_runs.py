@@ -99,6 +99,7 @@ class Plan:
             "depths": list(self.depths),
             "families": list(self.families) if needles is None else None,
             "needles": needles,
+            "pool_sha256": self.pool.sha256 if needles is None else None,
             "samples": self.samples,
             "seed": self.seed,
             "prompt": self.prompt,

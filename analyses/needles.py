@@ -8,6 +8,7 @@ the sentence around it, which a model says whether it found the needle or not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from collections.abc import Callable, Mapping
@@ -38,6 +39,11 @@ class Pool:
     cities: tuple[str, ...]
     activities: tuple[str, ...]
 
+    @property
+    def sha256(self) -> str:
+        """Hash of the words, in hex: a run made with other words is another run."""
+        return hashlib.sha256(json.dumps([self.cities, self.activities]).encode()).hexdigest()
+
 
 MAIN = Pool(
     cities=(
@@ -66,19 +72,20 @@ HELD_OUT = Pool(
         "Helsinki", "Budapest", "Istanbul", "Santiago", "Singapore", "Brussels", "Edinburgh", "Barcelona", "Marseille",
         "Stockholm", "Copenhagen", "Amsterdam", "Melbourne",
     ),
+    # chosen before any of them was run, and none was replaced afterwards: a held-out phrase that survives pruning stays
     activities=(
-        "juggle oranges on a square when lanterns glow",
-        "carve small whales beside a lighthouse",
-        "wade through warm lagoons before breakfast",
-        "taste goat cheese on a farm outside town",
-        "play chess with strangers at a train station",
-        "mend torn sails near a fishing village",
-        "trade old maps at a flea market",
-        "nap beside stone fountains on quiet roofs",
-        "pick wild berries along a forest trail",
-        "bake rye bread with an elderly miller",
-        "count white swans on frozen ponds",
-        "read poems aloud for an empty theater",
+        "sketch tall bridges from an iron balcony",
+        "mend torn fishing nets on windy docks",
+        "plant yellow tulips along muddy lanes",
+        "whistle folk songs under leaking umbrellas",
+        "gather smooth pebbles near cold springs",
+        "polish brass trumpets inside a dusty workshop",
+        "roast chestnuts over glowing coals",
+        "learn card tricks from retired sailors",
+        "weave straw baskets with patient grandmothers",
+        "photograph rusty trams before dawn",
+        "stack firewood beside crooked cabins",
+        "follow stray cats through narrow alleys",
     ),
 )  # fmt: skip
 

@@ -103,7 +103,7 @@ def score_curve(found: RetrievalHeads) -> go.Figure:
     for index in range(min(LABELLED, len(ranked))):
         figure.add_annotation(
             x=np.log10(rank[index]), y=score[index], text=str(ranked[index]), font={"size": 12, "color": INK},
-            ax=16, ay=-20 - 15 * (index % 3), arrowhead=0, arrowwidth=1, arrowcolor=MUTED,
+            ax=16, ay=-20 - 22 * (index % 2), arrowhead=0, arrowwidth=1, arrowcolor=MUTED,
         )  # fmt: skip
     zero = int((score == 0).sum())
     ticks = [tick for power in range(6) for tick in (10**power, 2 * 10**power, 5 * 10**power) if tick <= len(ranked)]
