@@ -215,6 +215,62 @@ def test_cached_decoding_equals_the_full_pass(hf: PreTrainedModel, cache: str):
             assert_equal(actual, expected, name)
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+@torch.no_grad()
+def test_cached_decoding_of_a_padded_batch_equals_eager(hf: PreTrainedModel, side: str):
+    """A padded prefill and cached steps, call by call against the eager maps of the same calls."""
+    lengths = [PROMPT, 9, 6]
+    ids = torch.cat([sequence(seed) for seed in (11, 12, 13)])
+    mask = torch.ones(3, LENGTH, dtype=torch.bool)
+    for row, length in enumerate(lengths):
+        mask[row, slice(0, PROMPT - length) if side == "left" else slice(length, PROMPT)] = False
+    positions = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    calls = [(0, PROMPT), *((t, t + 1) for t in range(PROMPT, LENGTH))]
+
+    def run_calls(**options: bool) -> list:
+        state = DynamicCache()
+        return [
+            hf(
+                input_ids=ids[:, start:stop],
+                attention_mask=mask[:, :stop],
+                position_ids=positions[:, start:stop],
+                past_key_values=state,
+                use_cache=True,
+                **options,
+            )
+            for start, stop in calls
+        ]
+
+    former = text_config(hf)._attn_implementation
+    hf.set_attn_implementation("eager")
+    try:
+        expected = run_calls(output_attentions=True)
+    finally:
+        hf.set_attn_implementation(former)
+    request = Request(entropy=True, distance=True, windowed_distance=W, top=1, sets=key_sets(LENGTH))
+    recording = Recording(request, layers=range(text_config(hf).num_hidden_layers))
+    with engaged(hf, observers=(recording,), implementation="blocked"):
+        actual = run_calls()
+    stats = recording.stats()
+    for (start, stop), mine, theirs in zip(calls, actual, expected, strict=True):
+        real = mask[:, start:stop]
+        assert_equal(mine.logits[real], theirs.logits[real], f"logits of {start}:{stop}")
+        i = torch.arange(start, stop).double()[:, None]
+        j = torch.arange(stop).double()[None, :]
+        for layer, p in enumerate(attention.double() for attention in theirs.attentions):
+            log_p = torch.where(p > 0, p, 1.0).log()
+            wanted = {
+                "entropy": -(p * log_p).sum(-1),
+                "distance": (p * (i - j)).sum(-1),
+                "windowed_distance": (p * (i - j).clamp(max=W)).sum(-1),
+                "top_weight": p.amax(-1, keepdim=True),
+                "mass": p @ key_sets(LENGTH)[0, 0, :, :stop].double().T,
+            }
+            for name, value in wanted.items():
+                got = getattr(stats, name)[layer][:, :, start:stop].transpose(1, 2)
+                assert_equal(got[real], value.transpose(1, 2)[real], f"{name} of {start}:{stop}")
+
+
 def test_seam_check_passes_and_restores_the_implementation(hf: PreTrainedModel):
     before = text_config(hf)._attn_implementation
     seam = check_seam(hf, sequence(3)[:, :12], text_config(hf).num_hidden_layers)
