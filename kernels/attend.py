@@ -2,14 +2,16 @@
 
 To add an implementation, write a module with `attend` (and, where it has them, `tile` and `pool`) that takes the
 arguments as they are passed below, and name it in IMPLEMENTATIONS, fastest first. If there is anything that it cannot
-serve, give it `refusal(query, key, **options) -> str | None`, which says why not.
+serve, give it `refusal(query, key, **options) -> str | None`, which says why not. Its output needs no gradient: this
+module adds it, unless the other says DIFFERENTIABLE.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from probe.kernels.checks import (
@@ -22,9 +24,12 @@ from probe.kernels.checks import (
     check_tensors,
 )
 from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.gradients import differentiable, without_gradient
+from probe.kernels.sweep import Scoring
 
 IMPLEMENTATIONS = {
-    "blocked": "probe.kernels.blocked",
+    "sdpa": "probe.kernels.sdpa",
+    "blocked": "probe.kernels.blocked.attention",
     "reference": "probe.kernels.reference",
 }
 
@@ -45,7 +50,7 @@ def attend(
 
     query [batch, heads, queries, head_dim], key [batch, kv_heads, keys, head_dim], value [batch, kv_heads, keys,
     value_dim]; query head h reads KV head h // (heads // kv_heads). The output has the query's dtype (float64 under
-    "reference") and can be differentiated; the statistics carry no gradient.
+    "reference") and can be differentiated; statistics raise RuntimeError when they are.
 
     mask: None is causal, with the last query at the last key.
     scale: None is head_dim ** -0.5.
@@ -62,8 +67,20 @@ def attend(
     check_sinks(query, sinks)
     check_request(query, key, request)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    run = _serving("attend", implementation, query, key, mask=mask, softcap=softcap, sinks=sinks, request=request)[1]
-    return run(query, key, value, mask=mask, scale=scale, softcap=softcap, sinks=sinks, request=request)
+    options = {"mask": mask, "softcap": softcap, "sinks": sinks, "request": request}
+    module = _serving("attend", implementation, query, key, **options, value=value)[1]
+
+    def forward(request: Request) -> tuple[Tensor, Statistics]:
+        return module.attend(query, key, value, scale=scale, **options | {"request": request})
+
+    if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (query, key, value, sinks)):
+        return forward(request)
+    if getattr(module, "DIFFERENTIABLE", False):
+        output, statistics = forward(request)
+    else:
+        scoring = Scoring(mask, scale, softcap)
+        output, statistics = differentiable(forward, query, key, value, sinks, scoring, request)
+    return output, without_gradient(statistics, query, key, value, sinks)
 
 
 def tile(
@@ -92,8 +109,8 @@ def tile(
     cols = range(key.shape[2]) if cols is None else cols
     check_ranges(query, key, rows, cols)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    run = _serving("tile", implementation, query, key)[1]
-    return run(query, key, lse, rows=rows, cols=cols, mask=mask, scale=scale, softcap=softcap)
+    module = _serving("tile", implementation, query, key)[1]
+    return module.tile(query, key, lse, rows=rows, cols=cols, mask=mask, scale=scale, softcap=softcap)
 
 
 def pool(
@@ -118,8 +135,8 @@ def pool(
     check_lse(query, lse)
     check_request(query, key, Request(pooled=shape))
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    run = _serving("pool", implementation, query, key)[1]
-    return run(query, key, lse, shape=shape, mask=mask, scale=scale, softcap=softcap)
+    module = _serving("pool", implementation, query, key)[1]
+    return module.pool(query, key, lse, shape=shape, mask=mask, scale=scale, softcap=softcap)
 
 
 def chosen(
@@ -141,8 +158,8 @@ def _mask(query: Tensor, key: Tensor, mask: Mask | None) -> Mask:
     return Mask(first_query=key.shape[2] - query.shape[2]) if mask is None else mask
 
 
-def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **options: object) -> tuple[str, Callable]:
-    """Name and function of the implementation that serves `entry`."""
+def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **options: object) -> tuple[str, ModuleType]:
+    """Name and module of the implementation that serves `entry`."""
     if implementation != "auto" and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: expected one of auto, {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
     reasons = []
@@ -151,7 +168,7 @@ def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **opti
         refusal = getattr(module, "refusal", None)
         reason = None if refusal is None else refusal(query, key, **options)
         if reason is None and hasattr(module, entry):
-            return name, getattr(module, entry)
+            return name, module
         reasons.append(f"{name}: {reason or f'has no {entry}'}")
     raise ValueError(
         f"no implementation can serve this: {'; '.join(reasons)}; expected one of {', '.join(IMPLEMENTATIONS)}"

@@ -7,7 +7,7 @@ the same numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
 
@@ -97,3 +97,8 @@ class Statistics:
     received: Tensor | None = None
     received_rows: Tensor | None = None
     pooled: Tensor | None = None
+
+    def detach(self) -> Statistics:
+        """The same numbers, cut off from the graph of gradients."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: t.detach() for name, t in found.items() if t is not None})

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from probe.kernels.contract import Band, Mask, Request, Statistics
 
+# autograd goes through the definitions
+DIFFERENTIABLE = True
+
 
 def positions(queries: int, keys: int, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor]:
     """Absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""

@@ -142,7 +142,7 @@ def probe_attention(
     for index, (observer, request) in enumerate(asked):
         if index > 0:  # requests of different recordings do not merge: each is computed
             statistics = _attend(call, request, active.implementation)[1]
-        observer.observe(call, statistics)
+        observer.observe(call, statistics.detach())
     for intervention in active.interventions:
         output = intervention.after(call, output)
     return output.to(query.dtype).transpose(1, 2).contiguous(), None

@@ -178,11 +178,12 @@ def attention(model: Model) -> str:
     import torch
 
     from probe.kernels.attend import chosen
+    from probe.kernels.contract import Request
 
     options = {"device": model.device, "dtype": model.dtype}
     query = torch.zeros(1, model.n_heads, 1, model.head_dim, **options)
     key = torch.zeros(1, model.n_kv_heads, 1, model.head_dim, **options)
-    return f"probe/{chosen(query, key, implementation=model.implementation)}"
+    return f"probe/{chosen(query, key, request=Request(lse=True), implementation=model.implementation)}"
 
 
 def parameters_hash(hf: PreTrainedModel) -> str:

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from probe.kernels.contract import Statistics
 
@@ -76,3 +77,24 @@ def same_statistics():
             )
 
     return check
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most elements that any tensor made inside has."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.itemsize)
+        return result
+
+
+@pytest.fixture(scope="session")
+def largest():
+    """A context that notes the most elements that any tensor made inside has."""
+    return Largest

@@ -15,7 +15,8 @@ from probe.kernels.attend import IMPLEMENTATIONS, attend, chosen, pool, tile
 from probe.kernels.contract import Band, Mask, Request
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
-everywhere = pytest.mark.parametrize("implementation", list(IMPLEMENTATIONS))
+STATISTICIANS = [name for name in IMPLEMENTATIONS if name != "sdpa"]
+everywhere = pytest.mark.parametrize("implementation", STATISTICIANS)
 
 
 def close(found, expected, atol=1e-5):
@@ -324,9 +325,11 @@ def test_one_that_is_not_asked_for_is_none(implementation, sample):
     assert [name for name in found.__slots__ if getattr(found, name) is not None] == ["entropy"]
 
 
-def test_auto_takes_blocked_and_says_so(sample):
+def test_auto_takes_the_first_that_can_serve_and_says_so(sample):
     query, key, value = sample(queries=3, keys=3)
-    assert chosen(query, key) == "blocked"
+    assert chosen(query, key) == "sdpa"
+    assert chosen(query, key, request=Request(lse=True)) == "blocked"
+    assert chosen(query, key, softcap=2.0) == "blocked"
     assert chosen(query, key, implementation="reference") == "reference"
     output, _ = attend(query, key, value, request=Request(lse=True))
     assert output.dtype == torch.float32
@@ -334,7 +337,7 @@ def test_auto_takes_blocked_and_says_so(sample):
 
 
 def test_an_unknown_implementation_names_those_that_exist(sample):
-    with pytest.raises(ValueError, match="expected one of auto, blocked, reference, got 'fast'"):
+    with pytest.raises(ValueError, match=r"expected one of auto, sdpa, .*blocked, reference, got 'fast'"):
         attend(*sample(), implementation="fast")
     with pytest.raises(ValueError, match="got 'fast'"):
         chosen(*sample()[:2], implementation="fast")
@@ -350,9 +353,9 @@ def test_an_implementation_that_cannot_serve_is_refused_by_name_and_passed_over_
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr("probe.kernels.attend.IMPLEMENTATIONS", {"picky": "picky_attention", **IMPLEMENTATIONS})
     few, many = sample(keys=8), sample(keys=16)
-    with pytest.raises(ValueError, match="picky: needs 16 keys; expected one of picky, blocked, reference"):
+    with pytest.raises(ValueError, match=r"picky: needs 16 keys; expected one of picky, sdpa, .*blocked, reference"):
         attend(*few, implementation="picky")
-    assert chosen(*few[:2]) == "blocked"
+    assert chosen(*few[:2]) == "sdpa"
     assert chosen(*many[:2]) == "picky"
     assert attend(*many) == "picky"
     with pytest.raises(ValueError, match="picky: has no tile"):

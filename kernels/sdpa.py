@@ -1,4 +1,4 @@
-"""Torch's own attention under a `Mask`: what the blocked implementation runs when no statistic is asked for."""
+"""Torch's own attention under a `Mask`, for calls that ask for no statistic: it returns none."""
 
 from __future__ import annotations
 
@@ -7,14 +7,51 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from probe.kernels.blocks import visible_cols
-from probe.kernels.contract import Mask
+from probe.kernels.contract import Mask, Request, Statistics
 
 # Query rows a time where a mask tensor is needed, so that it never has queries x keys elements.
 ROWS = 512
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor, *, mask: Mask, scale: float) -> Tensor:
-    """Attention output, [batch, heads, queries, value_dim], differentiable; 0 for a query that sees no key."""
+# torch's own backward pass serves
+DIFFERENTIABLE = True
+
+
+def refusal(
+    query: Tensor,
+    key: Tensor,
+    *,
+    value: Tensor | None = None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    request: Request | None = None,
+    mask: Mask | None = None,
+) -> str | None:
+    if request:
+        return "returns no statistics"
+    if softcap is not None or sinks is not None:
+        return "has neither soft-capping nor learned sinks"
+    if value is not None and value.shape[3] != key.shape[3]:
+        return "builds the whole map where value and key differ in width"
+    return None
+
+
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask,
+    scale: float,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
+    request: Request | None = None,
+) -> tuple[Tensor, Statistics]:
+    """Output [batch, heads, queries, value_dim], differentiable, 0 for a query that sees no key; no statistics."""
+    return _output(query, key, value, mask, scale), Statistics()
+
+
+def _output(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scale: float) -> Tensor:
     queries, keys = query.shape[2], key.shape[2]
     ahead = mask.first_query - mask.first_key
     unwindowed = mask.window is None or mask.window >= queries + ahead

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
+from probe.kernels.band import counted_queries, queries_in_band
+from probe.kernels.blocked.received import Received
 from probe.kernels.blocks import Block
 from probe.kernels.contract import Band, Mask
-from probe.kernels.received import Received, counted_queries, queries_in_band
 
 BANDS = [
     Band(),

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from probe.kernels import plain, reference
+from probe.kernels import reference, sdpa
+from probe.kernels.attend import attend
 from probe.kernels.contract import Mask, Request
-from probe.kernels.plain import plain_attention
 
 MASKS = {
     "causal": Mask(),
@@ -33,11 +33,11 @@ MASKS = {
 @pytest.mark.parametrize("rows", [16, 512])
 @pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 def test_equals_the_reference(sample, monkeypatch, mask, rows):
-    monkeypatch.setattr(plain, "ROWS", rows)
+    monkeypatch.setattr(sdpa, "ROWS", rows)
     query, key, value = sample(batch=2, kv_heads=2, group=2, queries=60, keys=80)
     options = {"mask": mask, "scale": 0.35}
     expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
-    torch.testing.assert_close(plain_attention(query, key, value, **options).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sdpa.attend(query, key, value, **options)[0].double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_shapes_that_need_no_mask_or_seem_not_to(sample, queries, mask):
     query, key, value = sample(batch=2, kv_heads=2, group=2, queries=queries, keys=80)
     options = {"mask": mask, "scale": 0.35}
     expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
-    torch.testing.assert_close(plain_attention(query, key, value, **options).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(sdpa.attend(query, key, value, **options)[0].double(), expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("mask", [Mask(), Mask(keys=torch.arange(40)[None] >= 7)], ids=["causal", "padding"])
 def test_half_precision(sample, dtype, mask):
     query, key, value = sample(kv_heads=2, group=2, queries=40, keys=40, dtype=dtype)
-    found = plain_attention(query, key, value, mask=mask, scale=0.35)
+    found = sdpa.attend(query, key, value, mask=mask, scale=0.35)[0]
     options = {"mask": mask, "scale": 0.35, "softcap": None, "sinks": None, "request": Request()}
     expected, _ = reference.attend(query, key, value, **options)
     assert found.dtype == dtype
@@ -97,6 +97,29 @@ class Calls(TorchDispatchMode):
 def test_no_mask_is_built_where_none_is_needed(sample, mask, queries, keys):
     tensors = sample(kv_heads=2, group=2, queries=queries, keys=keys)
     with torch.no_grad(), Calls() as calls:
-        plain_attention(*tensors, mask=mask, scale=0.35)
+        sdpa.attend(*tensors, mask=mask, scale=0.35)
     assert "_scaled_dot_product_flash_attention_for_cpu" in calls.names
     assert not {"arange", "ones", "cat", "le", "bitwise_and"} & set(calls.names)
+
+
+@pytest.mark.parametrize(
+    ("mask", "most"),
+    [(Mask(), 80_000), (Mask(window=200), 512 * 1200), (Mask(keys=torch.arange(1200)[None] >= 9), 512 * 1200)],
+    ids=["causal", "window", "padding"],
+)
+def test_no_map_is_ever_made(sample, largest, mask, most):
+    """A map has 4 x 1200 x 1200 elements, the output 38,400."""
+    tensors = sample(kv_heads=2, group=2, queries=1200, keys=1200)
+    with torch.no_grad(), largest() as seen:
+        sdpa.attend(*tensors, mask=mask, scale=0.35)
+    assert 0 < seen.elements <= most
+
+
+def test_what_it_cannot_do_it_refuses(sample):
+    query, key, value = sample(value_dim=3)
+    with pytest.raises(ValueError, match="sdpa: returns no statistics"):
+        attend(query, key, value, request=Request(lse=True), implementation="sdpa")
+    with pytest.raises(ValueError, match="sdpa: has neither soft-capping nor learned sinks"):
+        attend(query, key, value, softcap=2.0, implementation="sdpa")
+    with pytest.raises(ValueError, match="sdpa: builds the whole map where value and key differ in width"):
+        attend(query, key, value, implementation="sdpa")

@@ -11,9 +11,9 @@ import math
 import pytest
 import torch
 
+from probe.kernels.blocked.tally import Columns, Tally, product
 from probe.kernels.blocks import Block
 from probe.kernels.contract import Mask, Request
-from probe.kernels.tally import Columns, Tally, product
 
 
 def take(tally: Tally, block: Block, p: torch.Tensor, v: torch.Tensor, *, shift: float = 0.0):

@@ -1,0 +1,128 @@
+"""Attention and its statistics in torch, block by block of query rows: any device, no compiler, no map.
+
+A block holds whole rows of scores, as many as fit a budget that stays in a CPU's cache, so each row's softmax, every
+statistic of it and its share of the column statistics come from one sweep. The query heads that share a KV head are
+rows of one matrix product. All of it is float32 (float64 for float64 inputs).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+from probe.kernels.blocked.pooled import PooledMap, tile_maxima
+from probe.kernels.blocked.tally import Tally
+from probe.kernels.blocked.top import CHUNK
+from probe.kernels.blocks import HIDDEN, MOST_ROWS, Block, may_be_blind, visible_cols
+from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.sweep import Scoring, Sweep, as_written
+
+
+@as_written
+def attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    *,
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+    request: Request,
+    budget: int | None = None,
+) -> tuple[Tensor, Statistics]:
+    """Output [batch, heads, queries, value_dim] in the query's dtype, and the statistics asked for, in float32.
+
+    budget: the most bytes of scores in hand at once.
+    """
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
+    tally = Tally(query, key, value, mask, request, sweep.dtype)
+    batch, heads, queries, _ = query.shape
+    # heads side by side in memory, as models want them next
+    output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
+    lse = query.new_empty(batch, heads, queries, dtype=sweep.dtype)
+    outputs, lses = sweep.grouped(output), sweep.grouped(lse)
+    sink = None if sinks is None else sweep.grouped(sinks.to(sweep.dtype)[None, :, None])
+    blind_rows = may_be_blind(query, key, mask)
+    for block in sweep.blocks():
+        if block.cols.start == block.cols.stop:
+            block.of(outputs, rows=3).zero_()
+            block.of(lses, rows=3).fill_(-math.inf)
+            tally.skip(block)
+            continue
+        s = sweep.scores(block)
+        p = torch.softmax(s, -1, out=sweep.buffer("weights", *s.shape))
+        chunks = tile_maxima(s, 0, CHUNK if request.top else s.shape[-1])
+        peak = chunks.amax(-1)
+        spread = p.amax(-1).log_().neg_()  # lse - peak, for the largest weight is exp(peak - lse)
+        total = None
+        if sink is not None:
+            own, without = block.of(sink), peak + spread
+            total = torch.sigmoid(without - own)
+            spread = spread + softplus(own - without)
+            p.mul_(total[..., None])
+        row_lse = peak + spread
+        if blind_rows:
+            blind = peak <= HIDDEN / 2
+            p.masked_fill_(blind[..., None], 0)
+            row_lse.masked_fill_(blind, -math.inf)
+        block.of(lses, rows=3).copy_(row_lse)
+        v = sweep.cols(block, value)
+        block.of(outputs, rows=3).copy_(sweep.whole(block, torch.bmm(p.flatten(2, 3).flatten(0, 1), v)))
+        v = v.unflatten(0, p.shape[:2])
+        tally.add(block, p, s, v, chunks=chunks, peak=peak, spread=spread, total=total)
+    return output, tally.finish(lse, lse.isneginf() if blind_rows else None)
+
+
+@as_written
+def tile(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    rows: range,
+    cols: range,
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+) -> Tensor:
+    """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
+    batch, heads = query.shape[:2]
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap))
+    lse = lse.to(sweep.dtype)
+    found = query.new_zeros(batch, heads, rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0], dtype=torch.float32)
+    for start in range(rows[0], rows[-1] + 1, MOST_ROWS):
+        stop = min(start + MOST_ROWS, rows[-1] + 1)
+        seen = visible_cols(start, stop, key.shape[2], mask)
+        seen = slice(max(seen.start, cols[0]), min(seen.stop, cols[-1] + 1))
+        if seen.start < seen.stop:
+            block = Block(slice(0, batch), slice(0, key.shape[1]), slice(start, stop), seen)
+            p = sweep.weights(block, sweep.scores(block), lse).flatten(1, 2)
+            found[:, :, start - rows[0] : stop - rows[0], seen.start - cols[0] : seen.stop - cols[0]] = p
+    return found[:, :, :: rows.step, :: cols.step].contiguous()
+
+
+@as_written
+def pool(
+    query: Tensor,
+    key: Tensor,
+    lse: Tensor,
+    *,
+    shape: tuple[int, int],
+    mask: Mask,
+    scale: float,
+    softcap: float | None,
+    budget: int | None = None,
+) -> Tensor:
+    """Max of p over tiles: at most [batch, heads, *shape] float32."""
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
+    lead = (query.shape[0], key.shape[1], sweep.group)
+    pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, dtype=sweep.dtype, device=query.device)
+    lse = lse.to(sweep.dtype)
+    for block in sweep.blocks():
+        if block.cols.start < block.cols.stop:
+            pooled.add(block, sweep.weights(block, sweep.scores(block), lse))
+    return pooled.map.flatten(1, 2).float()
