@@ -29,6 +29,7 @@ from probe.kernels.sweep import Scoring
 
 IMPLEMENTATIONS = {
     "sdpa": "probe.kernels.sdpa",
+    "native": "probe.kernels.native.attention",
     "blocked": "probe.kernels.blocked.attention",
     "reference": "probe.kernels.reference",
 }

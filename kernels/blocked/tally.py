@@ -8,11 +8,11 @@ from bisect import bisect_left
 import torch
 from torch import Tensor
 
-from probe.kernels.blocked.pooled import PooledMap
 from probe.kernels.blocked.received import Received
 from probe.kernels.blocked.top import top_columns
 from probe.kernels.blocks import HIDDEN, Block, grouped
 from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.pooled import PooledMap
 
 
 class Tally:

@@ -13,6 +13,7 @@ import torch
 
 from probe.kernels.attend import IMPLEMENTATIONS, attend, chosen, pool, tile
 from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.native import build
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 STATISTICIANS = [name for name in IMPLEMENTATIONS if name != "sdpa"]
@@ -328,8 +329,10 @@ def test_one_that_is_not_asked_for_is_none(implementation, sample):
 def test_auto_takes_the_first_that_can_serve_and_says_so(sample):
     query, key, value = sample(queries=3, keys=3)
     assert chosen(query, key) == "sdpa"
-    assert chosen(query, key, request=Request(lse=True)) == "blocked"
-    assert chosen(query, key, softcap=2.0) == "blocked"
+    fastest = "native" if build.unavailable() is None else "blocked"
+    assert chosen(query, key, request=Request(lse=True)) == fastest
+    assert chosen(query, key, softcap=2.0) == fastest
+    assert chosen(query.double(), key.double(), request=Request(lse=True)) == "blocked"
     assert chosen(query, key, implementation="reference") == "reference"
     output, _ = attend(query, key, value, request=Request(lse=True))
     assert output.dtype == torch.float32

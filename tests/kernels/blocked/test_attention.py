@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from probe.kernels import reference
 from probe.kernels.blocked import attention as blocked
-from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.contract import Mask, Request
+from tests.kernels.cases import cases, everything, thorough
 
 # with one of these budgets (bytes of scores), blocks have one row, a few, or all; one KV head or several texts
 BUDGETS = [4, 600, 3000, 20_000, None]
@@ -30,97 +30,11 @@ def both(query, key, value, *, budget=None, **options):
     )
 
 
-def everything(keys: int, **changes) -> Request:
-    sets = torch.zeros(1, 1, 3, keys, dtype=torch.bool)
-    sets[0, 0, 0, :2] = True
-    sets[0, 0, 1, ::3] = True
-    sets[0, 0, 2, 2:] = True
-    defaults = {
-        "lse": True,
-        "entropy": True,
-        "distance": True,
-        "windowed_distance": 10,
-        "top": min(3, keys),
-        "sets": sets,
-        "partial": True,
-        "received": Band(),
-        "pooled": (7, 5),
-    }
-    return Request(**defaults | changes)
-
-
-@st.composite
-def cases(draw):
-    """Any shape, mask, request and budget; masks and sets are random tensors of a drawn seed."""
-    batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    queries, keys = draw(st.sampled_from([1, 2, 7, 33, 70])), draw(st.sampled_from([1, 3, 16, 65, 130]))
-    heads, seed = kv_heads * group, draw(st.integers(0, 1000))
-    generator = torch.Generator().manual_seed(seed)
-
-    def some(*shape, share=0.4):
-        return torch.rand(shape, generator=generator) > share
-
-    padding = draw(st.sampled_from(["none", "none", "left", "right", "holes"]))
-    length = torch.randint(0, keys + 1, (batch, 1), generator=generator)
-    kept = {
-        "none": None,
-        "left": torch.arange(keys) >= length,
-        "right": torch.arange(keys) < length,
-        "holes": some(batch, keys),
-    }[padding]
-    pairs = draw(st.sampled_from([None, None, (1, 1), (batch, 1), (1, heads), (batch, heads)]))
-    mask = Mask(
-        causal=draw(st.sampled_from([True, True, True, False])),
-        window=draw(st.sampled_from([None, None, 1, 6, 40, 1000])),
-        keys=kept,
-        pairs=None if pairs is None else some(*pairs, queries, keys),
-        first_query=draw(st.sampled_from([0, keys - queries, 5, -4, 100])),
-        first_key=draw(st.sampled_from([0, 0, 9])),
-    )
-    lo = draw(st.sampled_from([0, 0, 3, -3]))
-    band = Band(
-        lo=lo,
-        hi=draw(st.sampled_from([None, lo, lo + 4, lo + 60])),
-        start=draw(st.sampled_from([None, 8])),
-        stop=draw(st.sampled_from([None, 40])),
-    )
-    sets = (draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, heads])), draw(st.sampled_from([1, 4])), keys)
-    request = Request(
-        lse=draw(st.booleans()),
-        entropy=draw(st.booleans()),
-        distance=draw(st.booleans()),
-        windowed_distance=draw(st.sampled_from([None, 1, 10, 50])),
-        top=min(keys, draw(st.sampled_from([0, 1, 3, 70]))),
-        sets=draw(st.sampled_from([None, some(*sets, share=0.9), some(*sets, share=0.3)])),
-        received=draw(st.sampled_from([None, band])),
-        pooled=draw(st.sampled_from([None, (4, 9), (512, 512), (1, 30)])),
-    )
-    if request.sets is not None:
-        request = replace(request, partial=draw(st.booleans()))
-    return {
-        "shape": {"batch": batch, "kv_heads": kv_heads, "group": group, "queries": queries, "keys": keys},
-        "value_dim": draw(st.sampled_from([8, 3])),
-        "seed": seed,
-        "mask": mask,
-        "request": request,
-        "softcap": draw(st.sampled_from([None, None, 2.5])),
-        "sinks": torch.randn(heads, generator=generator) if draw(st.booleans()) else None,
-        "budget": draw(st.sampled_from(BUDGETS)),
-    }
-
-
-@given(case=cases())
-@settings(
-    max_examples=300,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the poison is the same in every example
-)
-def test_equals_the_reference(poisoned_empty, sample, same_statistics, case):
-    names = ("mask", "request", "softcap", "sinks", "budget")
-    tensors = sample(**case["shape"], value_dim=case["value_dim"], seed=case["seed"])
-    (output, found), (expected, exact) = both(*tensors, **{name: case[name] for name in names})
+@given(case=cases(), budget=st.sampled_from(BUDGETS))
+@settings(thorough, max_examples=300)
+def test_equals_the_reference(poisoned_empty, sample, same_statistics, case, budget):
+    tensors = sample(**case.pop("tensors"))
+    (output, found), (expected, exact) = both(*tensors, budget=budget, **case)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)
     same_statistics(found, exact, atol=2e-5, rtol=2e-5)
 
@@ -222,23 +136,6 @@ def test_no_map_is_ever_made(sample, largest, mask, request_, value_dim, most):
     with torch.no_grad(), largest() as seen:
         blocked.attend(*tensors, mask=mask, scale=0.35, softcap=None, sinks=None, request=request_, budget=400_000)
     assert 0 < seen.elements <= most
-
-
-@pytest.mark.parametrize("budget", [600, 20_000])
-@pytest.mark.parametrize("mask", [Mask(first_query=30), Mask(causal=False), Mask(window=33), Mask(first_query=-9)])
-def test_pool_and_tile_equal_the_reference(poisoned_empty, sample, mask, budget):
-    query, key, value = sample(batch=2, kv_heads=2, group=2, queries=270, keys=300)
-    options = {"mask": mask, "scale": 0.35, "softcap": 7.0}
-    _, found = reference.attend(query, key, value, sinks=None, request=Request(lse=True), **options)
-    lse = found.lse.float()
-    pooled = blocked.pool(query, key, lse, shape=(40, 25), budget=budget, **options)
-    torch.testing.assert_close(
-        pooled.double(), reference.pool(query, key, lse, shape=(40, 25), **options), atol=1e-6, rtol=1e-5
-    )
-    for rows, cols in ((range(270), range(300)), (range(120, 265, 5), range(7, 290, 2)), (range(3, 4), range(3, 5))):
-        mine = blocked.tile(query, key, lse, rows=rows, cols=cols, **options)
-        exact = reference.tile(query, key, lse, rows=rows, cols=cols, **options)
-        torch.testing.assert_close(mine.double(), exact, atol=1e-6, rtol=1e-5)
 
 
 def test_inputs_laid_out_as_models_do(sample, same_statistics):

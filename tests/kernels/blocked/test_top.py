@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probe.kernels.blocked.pooled import tile_maxima
 from probe.kernels.blocked.top import CHUNK, first_largest, top_columns
+from probe.kernels.pooled import tile_maxima
 
 
 def by_sorting(row: list[float], k: int) -> list[int]:

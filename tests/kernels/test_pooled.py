@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from probe.kernels.blocked.pooled import PooledMap, tile_maxima
 from probe.kernels.blocks import Block
+from probe.kernels.pooled import PooledMap, tile_maxima
 
 
 @pytest.mark.parametrize(

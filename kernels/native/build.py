@@ -1,0 +1,106 @@
+"""The C++ library behind the native implementation: built once for this processor and this torch, then kept."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parent
+SOURCES = ("attention.cpp", "vectors.h")
+# Errors and traps of the mathematical functions are nobody's here, and keep loops from being vectorised.
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math")
+
+log = logging.getLogger("probe")
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why the library cannot be had on this machine, or None once it is loaded, after building it where need be."""
+    if sys.platform != "linux":
+        return f"is built on Linux only, not on {sys.platform}"
+    if compiler() is None:
+        return "needs a C++ compiler: install g++ (Debian: apt-get install g++), or name one in CXX"
+    library = place()
+    try:
+        if not library.exists():
+            build(library)
+        torch.ops.load_library(str(library))
+    except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+        reason = next((line for line in str(error).splitlines() if "error" in line.lower()), type(error).__name__)
+        log.warning("the CPU kernels could not be built, so slower ones run: %s", reason)
+        return f"could not be built: {reason}"
+    return None
+
+
+def compiler() -> str | None:
+    """Path of the C++ compiler that torch would take, None where there is none."""
+    return shutil.which(os.environ.get("CXX", "c++"))
+
+
+def place() -> Path:
+    """The library's file, whose name changes with its sources, torch, the compiler and the processor."""
+    from torch.utils.cpp_extension import get_default_build_root
+
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        digest.update((FOLDER / name).read_bytes())
+    version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=False).stdout
+    for fact in (*FLAGS, torch.__version__, torch.version.cuda, sys.version, version, *processor()):
+        digest.update(str(fact).encode())
+    return Path(get_default_build_root()) / "probe_native" / f"attention-{digest.hexdigest()[:16]}.so"
+
+
+def processor() -> Iterator[str]:
+    """What tells one kind of processor from another."""
+    yield platform.machine()
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        kinds = ("model name", "flags", "Features", "CPU part")
+        yield from sorted({line for line in facts.read_text().splitlines() if line.startswith(kinds)})
+
+
+def build(library: Path) -> None:
+    """Compiles the library and puts it in its place whole. Raises RuntimeError with the compiler's words."""
+    from torch.utils.cpp_extension import load
+
+    log.warning("building the CPU kernels, once for this machine: about ten seconds")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    # torch's own build folder is locked by a file that a killed build leaves behind for ever
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
+        load(
+            name="probe_native",
+            sources=[str(FOLDER / "attention.cpp")],
+            extra_cflags=list(FLAGS),
+            extra_ldflags=["-fopenmp"],
+            build_directory=folder,
+            is_python_module=False,
+        )
+        os.replace(Path(folder) / "probe_native.so", library)
+
+
+@contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """torch calls ninja by name; its package's folder is on the path only where the environment is activated."""
+    if shutil.which("ninja"):
+        yield
+        return
+    import ninja
+
+    former = os.environ.get("PATH", "")
+    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{former}"
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = former
