@@ -1,0 +1,137 @@
+"""Scores of a tile of query rows and key columns: what all Triton kernels share.
+
+A kernel says `slope`, `cap` and `unit`: the score is `unit * x` in base-2 logarithms, with x = q . k, or
+cap * tanh(slope * q . k) where scores are capped. Every bound on positions is one interval of i - j: `near <= i - j <=
+far` with i and j counted in key columns, so that query row r stands at column r + ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from probe.kernels.contract import Mask
+
+LOG2E = math.log2(math.e)
+
+# The score of a hidden pair. Finite, so that weight * score is 0 and not NaN, and below any floor a row starts from.
+HIDDEN = tl.constexpr(-1e30)
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """How scores are made, as numbers that a kernel takes."""
+
+    slope: float
+    cap: float
+    unit: float
+    capped: bool
+    ahead: int
+    near: int
+    far: int
+    windowed: bool
+
+    @classmethod
+    def of(cls, query: Tensor, key: Tensor, mask: Mask, scale: float, softcap: float | None) -> Scoring:
+        ahead = mask.first_query - mask.first_key
+        furthest = query.shape[2] + key.shape[2] + abs(ahead)  # no pair is further apart, and int32 holds it
+        windowed = mask.window is not None and mask.window <= furthest
+        return cls(
+            # 1 - 2 / (2 ** (slope * x) + 1) is the hyperbolic tangent of scale * x / softcap
+            slope=0.0 if softcap is None else 2 * LOG2E * scale / softcap,
+            cap=0.0 if softcap is None else softcap * LOG2E,
+            unit=scale * LOG2E if softcap is None else 1.0,
+            capped=softcap is not None,
+            ahead=ahead,
+            near=0 if mask.causal else -furthest,
+            far=mask.window - 1 if windowed else furthest,  # pyright: ignore[reportOptionalOperand]
+            windowed=windowed,
+        )
+
+
+def interpreted() -> bool:
+    """Whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled."""
+    return triton.knobs.runtime.interpret
+
+
+def upcast(query: Tensor) -> bool:
+    """Whether tiles must be widened as they are loaded: the interpreter multiplies bfloat16 tiles wrongly."""
+    return query.dtype == torch.bfloat16 and interpreted()
+
+
+def precision(query: Tensor) -> str:
+    """How float32 tiles are multiplied: exactly. Half precision has tensor cores that accumulate in float32."""
+    return "ieee" if query.dtype == torch.float32 else "tf32"
+
+
+def padded(width: int) -> int:
+    """The power of two that a tile has for vectors of `width`."""
+    return max(16, triton.next_power_of_2(width))
+
+
+@triton.jit
+def load_rows(at, stride, dim_stride, row, rows, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr):
+    """Rows `row` of a matrix of `rows` x WIDTH, 0 beyond it: [len(row), DIMS]."""
+    dim = tl.arange(0, DIMS)
+    pointers = at + row[:, None].to(tl.int64) * stride + dim[None, :] * dim_stride
+    inside = (row < rows)[:, None]
+    if WIDTH < DIMS:
+        inside = inside & (dim < WIDTH)[None, :]
+    tile = tl.load(pointers, mask=inside, other=0.0)
+    return tile.to(tl.float32) if UPCAST else tile
+
+
+@triton.jit
+def load_whole(at, stride, dim_stride, row, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr):
+    """Rows `row`, all of which exist: [len(row), DIMS], with 0 beyond WIDTH."""
+    dim = tl.arange(0, DIMS)
+    pointers = at + row[:, None].to(tl.int64) * stride + dim[None, :] * dim_stride
+    if WIDTH < DIMS:  # noqa: SIM108
+        tile = tl.load(pointers, mask=(dim < WIDTH)[None, :], other=0.0)
+    else:
+        tile = tl.load(pointers)
+    return tile.to(tl.float32) if UPCAST else tile
+
+
+@triton.jit
+def products(q, k, slope, cap, CAPPED: tl.constexpr, PRECISION: tl.constexpr):
+    """Scores in units of `unit`, unmasked: [rows, dims], [cols, dims] -> [rows, cols] float32."""
+    x = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    if CAPPED:
+        x = cap * (1 - 2 / (tl.exp2(x * slope) + 1))
+    return x
+
+
+@triton.jit
+def hide_by_position(x, own, j, near, far, keys):
+    """HIDDEN where the key column j is not near <= own - j <= far, or does not exist: own [rows], j [cols]."""
+    away = own[:, None] - j[None, :]
+    return tl.where((away >= near) & (away <= far) & (j < keys)[None, :], x, HIDDEN)
+
+
+@triton.jit
+def hide_keys(x, at, stride, j, keys):
+    """HIDDEN where the byte of the key at [keys] is 0."""
+    kept = tl.load(at + j.to(tl.int64) * stride, mask=j < keys, other=0)
+    return tl.where((kept != 0)[None, :], x, HIDDEN)
+
+
+@triton.jit
+def hide_pairs(x, rows_at, inside, stride, j, keys):
+    """HIDDEN where the byte of the pair is 0: rows_at [rows] points at rows of the map, `inside` says which exist."""
+    pointers = rows_at[:, None] + j[None, :].to(tl.int64) * stride
+    shown = tl.load(pointers, mask=inside[:, None] & (j < keys)[None, :], other=0)
+    return tl.where(shown != 0, x, HIDDEN)
+
+
+def as_bytes(mask: Tensor | None, stand_in: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """A bool tensor as bytes, expanded to `shape` without a copy, and its strides; without one, anything and zeros."""
+    if mask is None:
+        return stand_in, (0,) * len(shape)
+    expanded = mask.view(torch.uint8).expand(shape)
+    return expanded, expanded.stride()
