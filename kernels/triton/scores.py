@@ -19,8 +19,10 @@ from probe.kernels.contract import Mask
 
 LOG2E = math.log2(math.e)
 
-# The score of a hidden pair. Finite, so that weight * score is 0 and not NaN, and below any floor a row starts from.
-HIDDEN = tl.constexpr(-1e30)
+# The score of a hidden pair: finite, so that weight * score is 0 and not NaN. A row's running peak starts at FLOOR,
+# above it, so that hidden pairs have no weight even where a row has seen nothing else.
+HIDDEN = tl.constexpr(-2e19)
+FLOOR = tl.constexpr(-1e19)
 
 
 @dataclass(frozen=True, slots=True)

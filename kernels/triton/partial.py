@@ -1,0 +1,104 @@
+"""Sums of p v over each key set, from the lse of an earlier sweep; only tiles that hold keys of the set are read."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
+from probe.kernels.triton.rows import LN2
+from probe.kernels.triton.scores import hide_by_position, hide_keys, hide_pairs, load_rows, products
+
+
+@triton.jit
+def partial_kernel(
+    query,
+    key,
+    value,
+    lse,
+    kept,
+    pairs,
+    words,
+    occupied,
+    out,
+    query_batch,
+    query_head,
+    query_row,
+    query_dim,
+    key_batch,
+    key_head,
+    key_row,
+    key_dim,
+    value_batch,
+    value_head,
+    value_row,
+    value_dim,
+    kept_batch,
+    kept_key,
+    pairs_batch,
+    pairs_head,
+    pairs_row,
+    pairs_key,
+    words_batch,
+    words_head,
+    occupied_batch,
+    occupied_head,
+    heads,
+    group,
+    pack,
+    queries,
+    keys,
+    ahead,
+    near,
+    far,
+    slope,
+    cap,
+    unit,
+    SETS: tl.constexpr,
+    WIDTH: tl.constexpr,
+    DIMS: tl.constexpr,
+    VALUE_WIDTH: tl.constexpr,
+    VALUE_DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    CAPPED: tl.constexpr,
+    KEPT: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """out[batch, head, i, s, :] = sum over the keys j of set s = program_id(1) of p_ij v_j."""
+    which = tl.program_id(1)
+    batch, first_head, block, i, head, inside = rows_of_program(queries, heads, pack, ROWS)
+    own = i + ahead
+    q = load_queries(query, batch, head, i, inside, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
+    key += batch * key_batch + first_head // group * key_head
+    value += batch * value_batch + first_head // group * value_head
+    kept += batch * kept_batch
+    pairs_at = pairs + batch * pairs_batch + head * pairs_head + i.to(tl.int64) * pairs_row
+    words += batch * words_batch + first_head * words_head
+    occupied += batch * occupied_batch + first_head * occupied_head
+    place = (batch * heads + head) * queries + i
+    offset = tl.load(lse + place, mask=inside, other=float("inf")) * (1 / LN2)
+    # a row that sees nothing weighs nothing
+    offset = tl.where(offset == float("-inf"), float("inf"), offset)
+    output = tl.zeros([ROWS, VALUE_DIMS], tl.float32)
+    start, tiles, _, _ = keys_of_program(block, queries, keys, pack, ahead, near, far, ROWS, COLS)
+    for t in range(tiles):
+        at = start + t * COLS
+        if (tl.load(occupied + at // COLS) >> which) & 1 != 0:
+            j = at + tl.arange(0, COLS)
+            k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
+            v = load_rows(value, value_row, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
+            x = products(q, k, slope, cap, CAPPED, PRECISION)
+            x = hide_by_position(x, own, j, near, far, keys)
+            if KEPT:
+                x = hide_keys(x, kept, kept_key, j, keys)
+            if PAIRS:
+                x = hide_pairs(x, pairs_at, inside, pairs_key, j, keys)
+            member = (tl.load(words + j, mask=j < keys, other=0) >> which) & 1
+            p = tl.where((member != 0)[None, :], tl.exp2(x * unit - offset[:, None]), 0.0)
+            output = tl.dot(p.to(v.dtype), v, output, input_precision=PRECISION)
+    value_at = tl.arange(0, VALUE_DIMS)
+    at = (place[:, None] * SETS + which) * VALUE_WIDTH + value_at[None, :]
+    tl.store(out + at, output, mask=inside[:, None] & (value_at < VALUE_WIDTH)[None, :])

@@ -1,0 +1,62 @@
+"""How the kernels are launched: a table by width, dtype and device, and no tuner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from probe.kernels.triton.scores import interpreted
+
+# Rows up to this many are a decode step: too few to fill a device, so programs share their keys.
+FEW_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiles:
+    """Query rows and keys of a tile, warps of a program, tiles of keys in flight, programs that share a row's keys."""
+
+    rows: int
+    cols: int
+    warps: int
+    stages: int
+    splits: int = 1
+
+
+def capability_of(query: Tensor) -> tuple[int, int]:
+    """Compute capability of the query's device; (0, 0) for AMD's, whose shared memory is 64 KiB."""
+    if not query.is_cuda or torch.version.hip is not None:
+        return (0, 0)
+    return torch.cuda.get_device_capability(query.device)
+
+
+def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:
+    """For many rows: no registers spill, and the tiles in flight fit the shared memory (docs/kernels.md)."""
+    if dtype == torch.float32:
+        return Tiles(rows=32, cols=32, warps=4, stages=1) if width > 64 else Tiles(rows=64, cols=32, warps=4, stages=2)
+    if capability < (8, 0):
+        return Tiles(rows=64, cols=32, warps=4, stages=1)
+    if width > 128:
+        return Tiles(rows=64, cols=32, warps=4, stages=2)
+    if capability < (9, 0):
+        return Tiles(rows=128, cols=32 if width > 64 else 64, warps=8 if width > 64 else 4, stages=3)
+    return Tiles(rows=128, cols=64, warps=8, stages=3)
+
+
+def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:
+    """For few rows: the narrowest tile that holds them; `splits` is for `share_keys` to say."""
+    high = max(16, min(FEW_ROWS, triton.next_power_of_2(rows)))
+    if dtype == torch.float32:
+        return Tiles(rows=min(high, 32), cols=32, warps=4, stages=1)
+    return Tiles(rows=high, cols=32 if width > 128 else 64, warps=4, stages=2 if capability < (8, 0) else 3)
+
+
+def share_keys(query: Tensor, programs: int, tiles: int) -> int:
+    """How many programs share the `tiles` tiles of a row's keys, so that a device has two for each multiprocessor."""
+    if interpreted():
+        return 1
+    processors = torch.cuda.get_device_properties(query.device).multi_processor_count
+    # a program of fewer than four tiles spends its time on starting and on putting sums together
+    return max(1, min(2 * processors // programs, tiles // 4, 128))

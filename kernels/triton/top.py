@@ -1,0 +1,118 @@
+"""The k largest weights of each row, in a second sweep over the scores.
+
+A row keeps a list of the best so far. From each tile the best score that beats the list's worst is taken, again and
+again until none does in any row: k times in the first tile, hardly ever in the later ones. The largest weight alone
+comes from the first sweep (`rows.py`).
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
+from probe.kernels.triton.scores import FLOOR, HIDDEN, hide_by_position, hide_keys, hide_pairs, load_rows, products
+
+
+@triton.jit
+def keep_best(best, best_key, x, j, LISTED: tl.constexpr):
+    """The lists [rows, LISTED] after the scores x [rows, cols] of keys j: equal scores stay with the lower key."""
+    NOWHERE: tl.constexpr = 2147483647
+    worst = tl.min(best, 1)
+    candidate = tl.max(x, 1)
+    while tl.max((candidate > worst).to(tl.int32), 0) > 0:
+        takes = candidate > worst
+        place = tl.min(tl.where(x == candidate[:, None], j[None, :], NOWHERE), 1)
+        # of equal worst ones the highest key goes; no two keys of a list are equal, empty slots have -1, -2, ..
+        last = tl.max(tl.where(best == worst[:, None], best_key, -NOWHERE), 1)
+        out = takes[:, None] & (best == worst[:, None]) & (best_key == last[:, None])
+        best = tl.where(out, candidate[:, None], best)
+        best_key = tl.where(out, place[:, None], best_key)
+        x = tl.where(takes[:, None] & (j[None, :] == place[:, None]), HIDDEN, x)
+        worst = tl.min(best, 1)
+        candidate = tl.max(x, 1)
+    return best, best_key
+
+
+@triton.jit
+def top_kernel(
+    query,
+    key,
+    kept,
+    pairs,
+    after_score,
+    after_key,
+    out_score,
+    out_key,
+    query_batch,
+    query_head,
+    query_row,
+    query_dim,
+    key_batch,
+    key_head,
+    key_row,
+    key_dim,
+    kept_batch,
+    kept_key,
+    pairs_batch,
+    pairs_head,
+    pairs_row,
+    pairs_key,
+    heads,
+    group,
+    pack,
+    queries,
+    keys,
+    ahead,
+    near,
+    far,
+    slope,
+    cap,
+    WIDTH: tl.constexpr,
+    DIMS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLS: tl.constexpr,
+    LISTED: tl.constexpr,
+    AFTER: tl.constexpr,
+    CAPPED: tl.constexpr,
+    KEPT: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """Scores and key columns of the LISTED best of each row, in no order: [batch, heads, queries, LISTED].
+
+    Empty slots have a negative column. AFTER: of those alone that come after (after_score, after_key) in the ranking.
+    """
+    batch, first_head, block, i, head, inside = rows_of_program(queries, heads, pack, ROWS)
+    own = i + ahead
+    q = load_queries(query, batch, head, i, inside, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
+    key += batch * key_batch + first_head // group * key_head
+    kept += batch * kept_batch
+    pairs_at = pairs + batch * pairs_batch + head * pairs_head + i.to(tl.int64) * pairs_row
+    place = (batch * heads + head) * queries + i
+    if AFTER:
+        bound = tl.load(after_score + place, mask=inside, other=FLOOR)
+        bound_key = tl.load(after_key + place, mask=inside, other=0)
+    slot = tl.arange(0, LISTED)
+    best = tl.full([ROWS, LISTED], FLOOR, tl.float32)
+    best_key = tl.zeros([ROWS, LISTED], tl.int32) - 1 - slot[None, :]
+    start, tiles, _, _ = keys_of_program(block, queries, keys, pack, ahead, near, far, ROWS, COLS)
+    for t in range(tiles):
+        j = start + t * COLS + tl.arange(0, COLS)
+        k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
+        x = products(q, k, slope, cap, CAPPED, PRECISION)
+        x = hide_by_position(x, own, j, near, far, keys)
+        if KEPT:
+            x = hide_keys(x, kept, kept_key, j, keys)
+        if PAIRS:
+            x = hide_pairs(x, pairs_at, inside, pairs_key, j, keys)
+        if AFTER:
+            later = (x < bound[:, None]) | ((x == bound[:, None]) & (j[None, :] > bound_key[:, None]))
+            x = tl.where(later, x, HIDDEN)
+        # rows that do not exist would keep the loop going
+        x = tl.where(inside[:, None], x, HIDDEN)
+        best, best_key = keep_best(best, best_key, x, j, LISTED)
+    at = place[:, None] * LISTED + slot[None, :]
+    tl.store(out_score + at, best, mask=inside[:, None])
+    tl.store(out_key + at, best_key, mask=inside[:, None])
