@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from probe.kernels.triton.rows import LN2, close_rows, entropy_of
+from probe.kernels.triton.rows import LN2, close_rows, entropy_of, top_weight_of
 from probe.kernels.triton.scores import FLOOR
 
 
@@ -87,7 +87,7 @@ def combine_kernel(
         tl.store(out_windowed + row, tl.where(seen, windowed, nan))
     if TOP:
         # parts are in the order of their keys: the first at the peak has the lowest
-        tl.store(out_top_weight + row, share)
+        tl.store(out_top_weight + row, top_weight_of(peak, unit, share))
         first = tl.argmax(part_peak, 0, tie_break_left=True)
         tl.store(out_top_key + row, tl.load(tops + first.to(tl.int64) * rows + row))
     if SETS > 0:

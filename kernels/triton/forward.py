@@ -11,12 +11,11 @@ import triton
 import triton.language as tl
 
 from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
-from probe.kernels.triton.rows import LN2, add_tile, close_rows, entropy_of
+from probe.kernels.triton.rows import LN2, add_tile, close_rows, entropy_of, search, top_weight_of
 from probe.kernels.triton.scores import (
     FLOOR,
-    hide_by_position,
+    hide,
     hide_keys,
-    hide_pairs,
     load_rows,
     load_whole,
     products,
@@ -84,11 +83,9 @@ def visit(
         v = load_whole(value, value_stride, value_dim, j, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:
-        x = hide_by_position(x, own, j, near, far, keys)
-    if KEPT:
+        x = hide(x, own, inside, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
+    elif KEPT:
         x = hide_keys(x, kept, kept_stride, j, keys)
-    if PAIRS:
-        x = hide_pairs(x, pairs_row, inside, pairs_stride, j, keys)
     word = 0
     occupied = 0
     if SETS > 0:
@@ -250,7 +247,7 @@ def forward_kernel(
 
     for edge in tl.static_range(2):
         if edge or not PAIRS:
-            for t in tl.range(0, tiles - whole if edge else whole, num_stages=STAGES):
+            for t in tl.range(0, tiles - whole if edge else whole, num_stages=1 if edge else STAGES):
                 if edge:  # noqa: SIM108
                     at_tile = tl.where(t < before, t, t + whole)
                 else:
@@ -325,16 +322,16 @@ def forward_kernel(
         sink = mass
         if SINKS:
             sink = tl.load(sinks + head) * (1 / LN2)
-        peak, spread, share = close_rows(peak, mass, sink, unit, SINKS)
+        log_peak, spread, share = close_rows(peak, mass, sink, unit, SINKS)
         seen = mass > 0
         output = output * share[:, None]
         tl.store(out_at[:, None] + value_at[None, :], output.to(out.dtype.element_ty), mask=whole_row)
         if LSE:
-            tl.store(out_lse + place, tl.where(seen, LN2 * (peak + spread), float("-inf")), mask=inside)
+            tl.store(out_lse + place, tl.where(seen, LN2 * (log_peak + spread), float("-inf")), mask=inside)
         if ENTROPY:
             tl.store(out_entropy + place, tl.where(seen, entropy_of(moment, mass, spread, share), nan), mask=inside)
         if TOP:
-            tl.store(out_top_weight + place, share, mask=inside)
+            tl.store(out_top_weight + place, top_weight_of(peak, unit, share), mask=inside)
         distance = tl.where(seen, distance * share, nan)
         windowed = tl.where(seen, windowed * share, nan)
         sums = tl.where(seen[:, None], sums * share[:, None], nan)
@@ -342,9 +339,35 @@ def forward_kernel(
         tl.store(out_distance + place, distance, mask=inside)
     if WINDOWED:
         tl.store(out_windowed + place, windowed, mask=inside)
-    if TOP:
-        found = tl.where(top < 0, -1, top.to(tl.int64) + first_key)
-        tl.store(out_top_key + place, found, mask=inside)
     if SETS > 0:
         sets = inside[:, None] & (set_at < SETS)[None, :]
         tl.store(out_mass + place[:, None] * SETS + set_at[None, :], sums, mask=sets)
+    if TOP:
+        column = search(
+            q,
+            key,
+            kept,
+            pairs_at,
+            top,
+            own,
+            inside,
+            keys,
+            near,
+            far,
+            key_row,
+            key_dim,
+            kept_key,
+            pairs_key,
+            slope,
+            cap,
+            WIDTH,
+            DIMS,
+            COLS,
+            CAPPED,
+            KEPT,
+            PAIRS,
+            PRECISION,
+            UPCAST,
+        )
+        found = tl.where(column < 0, -1, column.to(tl.int64) + first_key)
+        tl.store(out_top_key + place, found, mask=inside)

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
 from probe.kernels.triton.rows import LN2
-from probe.kernels.triton.scores import hide_by_position, hide_keys, hide_pairs, load_rows, products
+from probe.kernels.triton.scores import hide, load_rows, products
 
 
 @triton.jit
@@ -91,11 +91,7 @@ def partial_kernel(
             k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
             v = load_rows(value, value_row, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
             x = products(q, k, slope, cap, CAPPED, PRECISION)
-            x = hide_by_position(x, own, j, near, far, keys)
-            if KEPT:
-                x = hide_keys(x, kept, kept_key, j, keys)
-            if PAIRS:
-                x = hide_pairs(x, pairs_at, inside, pairs_key, j, keys)
+            x = hide(x, own, inside, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
             member = (tl.load(words + j, mask=j < keys, other=0) >> which) & 1
             p = tl.where((member != 0)[None, :], tl.exp2(x * unit - offset[:, None]), 0.0)
             output = tl.dot(p.to(v.dtype), v, output, input_precision=PRECISION)

@@ -2,7 +2,9 @@
 
 With peak the largest score so far and e_j = 2 ** (unit * (s_j - peak)), a row keeps mass = sum e_j and sums of e_j
 times something. When a tile raises the peak, all of them shrink by the same factor. None of them cancels: entropy is a
-moment about the peak, sum e_j * log2 e_j, and distances add positive terms: (query - end of tile) + (end of tile - key).
+moment about the peak, sum e_j * log2 e_j, and distances add positive terms, (query - end of tile) + (end - key).
+
+Of the largest weight only the tile is kept, which costs a row little and a score nothing; `search` finds the key.
 """
 
 from __future__ import annotations
@@ -10,8 +12,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-# Scores differ from a row's peak by nothing or by more than this to the power -1 times a tile's keys.
-SHARP = tl.constexpr(float(2**60))
+from probe.kernels.triton.scores import hide, load_rows, products
 
 LN2 = tl.constexpr(0.6931471805599453)
 
@@ -52,13 +53,8 @@ def add_tile(
     col = tl.arange(0, COLS)
     highest = tl.max(x, 1)
     new = tl.maximum(peak, highest)
-    if TOP:
-        y = x - new[:, None]
-        z = y * unit
-        fall = (peak - new) * unit
-    else:
-        z = x * unit - (new * unit)[:, None]
-        fall = peak * unit - new * unit
+    z = tl.fma(x, unit, -(new * unit)[:, None])
+    fall = peak * unit - new * unit
     e = tl.exp2(z)
     shrink = tl.exp2(fall)
     here = tl.sum(e, 1)
@@ -80,11 +76,8 @@ def add_tile(
         if WINDOWED:
             windowed = windowed * shrink + here * reach
     if TOP:
-        # of the keys at the peak, whose y is 0, the first has the largest sum
-        best = tl.max(y * SHARP + (COLS - 1 - col).to(tl.float32)[None, :], 1)
-        place = start + COLS - 1 - tl.maximum(best, 0.0).to(tl.int32)
         # tiles need not come in order: of equal peaks the lower key stays
-        top = tl.where(highest > peak, place, tl.where(highest == peak, tl.minimum(top, place), top))
+        top = tl.where((highest > peak) | ((highest == peak) & (start < top)), start, top)
     p = e.to(v.dtype)
     if SETS > 0:
         sums = sums * shrink[:, None]
@@ -112,8 +105,61 @@ def add_members(sums, e, p, word, SETS: tl.constexpr, WIDE: tl.constexpr, PRECIS
 
 
 @triton.jit
+def search(
+    q,
+    key,
+    kept,
+    pairs_row,
+    tile,
+    own,
+    inside,
+    keys,
+    near,
+    far,
+    key_stride,
+    key_dim,
+    kept_stride,
+    pairs_stride,
+    slope,
+    cap,
+    WIDTH: tl.constexpr,
+    DIMS: tl.constexpr,
+    COLS: tl.constexpr,
+    CAPPED: tl.constexpr,
+    KEPT: tl.constexpr,
+    PAIRS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    UPCAST: tl.constexpr,
+):
+    """The first key column of each row's largest score in the tile that starts at `tile`: [rows] -> [rows].
+
+    -1 for a row without one. Rows tend to share a few tiles; each is visited once.
+    """
+    NONE: tl.constexpr = 2147483647
+    found = tl.zeros_like(tile) - 1
+    left = tl.where(inside & (tile >= 0), tile, NONE)
+    start = tl.min(left, 0)
+    while start < NONE:
+        j = start + tl.arange(0, COLS)
+        k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
+        x = products(q, k, slope, cap, CAPPED, PRECISION)
+        x = hide(x, own, inside, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
+        first = tl.min(tl.where(x == tl.max(x, 1)[:, None], j[None, :], NONE), 1)
+        found = tl.where(left == start, first, found)
+        left = tl.where(left == start, NONE, left)
+        start = tl.min(left, 0)
+    return found
+
+
+@triton.jit
+def top_weight_of(peak, unit, share):
+    """The weight at the peak: there the exponent in `add_tile` is not 0, but what rounding peak * unit took away."""
+    return share * tl.exp2(tl.fma(peak, unit, -(peak * unit)))
+
+
+@triton.jit
 def close_rows(peak, mass, sink, unit, SINKS: tl.constexpr):
-    """A row's (peak, log of the sum of weights relative to it, what to multiply sums by), logarithms to base 2.
+    """A row's (peak to base 2, log2 of the sum of weights relative to it, what to multiply sums by).
 
     sink [rows]: learned logits to base 2. A row that saw nothing has mass 0 and multiplies by 0.
     """

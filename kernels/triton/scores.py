@@ -131,6 +131,31 @@ def hide_pairs(x, rows_at, inside, stride, j, keys):
     return tl.where(shown != 0, x, HIDDEN)
 
 
+@triton.jit
+def hide(
+    x,
+    own,
+    inside,
+    j,
+    near,
+    far,
+    keys,
+    kept,
+    kept_stride,
+    pairs_row,
+    pairs_stride,
+    KEPT: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """HIDDEN where any mask hides the pair of a row [rows], of which `inside` says which exist, and a key j [cols]."""
+    x = hide_by_position(x, own, j, near, far, keys)
+    if KEPT:
+        x = hide_keys(x, kept, kept_stride, j, keys)
+    if PAIRS:
+        x = hide_pairs(x, pairs_row, inside, pairs_stride, j, keys)
+    return x
+
+
 def as_bytes(mask: Tensor | None, stand_in: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
     """A bool tensor as bytes, expanded to `shape` without a copy, and its strides; without one, anything and zeros."""
     if mask is None:

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """words [batch or 1, heads or 1, keys] int32, bit s of which is set s; occupied [.., tiles], those of a tile's keys."""
+    """words [batch or 1, heads or 1, keys] int32, bit s of which is set s; occupied [.., tiles], those in a tile."""
 
     words: Tensor
     occupied: Tensor

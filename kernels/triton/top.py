@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
-from probe.kernels.triton.scores import FLOOR, HIDDEN, hide_by_position, hide_keys, hide_pairs, load_rows, products
+from probe.kernels.triton.scores import FLOOR, HIDDEN, hide, load_rows, products
 
 
 @triton.jit
@@ -102,11 +102,7 @@ def top_kernel(
         j = start + t * COLS + tl.arange(0, COLS)
         k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         x = products(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide_by_position(x, own, j, near, far, keys)
-        if KEPT:
-            x = hide_keys(x, kept, kept_key, j, keys)
-        if PAIRS:
-            x = hide_pairs(x, pairs_at, inside, pairs_key, j, keys)
+        x = hide(x, own, inside, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
         if AFTER:
             later = (x < bound[:, None]) | ((x == bound[:, None]) & (j[None, :] > bound_key[:, None]))
             x = tl.where(later, x, HIDDEN)
