@@ -64,7 +64,7 @@ def combine_kernel(
     if SINKS:
         sink = tl.load(sinks + head) * (1 / LN2)
     top_peak, spread, share = close_rows(peak, mass, sink, unit, SINKS)
-    seen = mass > 0
+    seen = mass != 0
     nan = float("nan")
 
     dim = tl.arange(0, VALUE_DIMS)

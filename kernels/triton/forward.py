@@ -323,7 +323,7 @@ def forward_kernel(
         if SINKS:
             sink = tl.load(sinks + head) * (1 / LN2)
         log_peak, spread, share = close_rows(peak, mass, sink, unit, SINKS)
-        seen = mass > 0
+        seen = mass != 0
         output = output * share[:, None]
         tl.store(out_at[:, None] + value_at[None, :], output.to(out.dtype.element_ty), mask=whole_row)
         if LSE:

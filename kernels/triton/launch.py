@@ -12,7 +12,7 @@ from probe.kernels.contract import Mask, Request
 from probe.kernels.triton.decode import combine_kernel
 from probe.kernels.triton.forward import forward_kernel
 from probe.kernels.triton.partial import partial_kernel
-from probe.kernels.triton.scores import LOG2E, Scoring, as_bytes, padded, precision, upcast
+from probe.kernels.triton.scores import LOG2E, Scoring, as_bytes, padded, precision, shared_strides, upcast
 from probe.kernels.triton.sets import Members
 from probe.kernels.triton.tiles import FEW_ROWS, Tiles, capability_of, decode_tiles, forward_tiles, share_keys
 from probe.kernels.triton.top import top_kernel
@@ -58,8 +58,8 @@ def forward(
     split = tiles.splits > 1
     sums = _rows(query, (tiles.splits, *lead), request, running=True) if split else found
     running = query.new_empty(tiles.splits, *lead, value_width, dtype=torch.float32) if split else output[None]
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (*lead, keys))
+    kept, kept_strides = as_bytes(mask.keys, query, 2)
+    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
     words, word_strides, occupied, occupied_strides = _members(members, query)
     sinks = query if sinks is None else sinks.float().contiguous()
     switches = {
@@ -166,8 +166,8 @@ def top(
     tiles = tiles or _tiles(query, key, pack, width)
     rows = max(16, min(tiles.rows, LISTS // listed, 64))
     scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
+    kept, kept_strides = as_bytes(mask.keys, query, 2)
+    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
     scores, columns = [], []
     bound = bound_key = None
     for _ in range(triton.cdiv(k, listed)):
@@ -210,8 +210,8 @@ def top(
             num_warps=4,
             num_stages=1,
         )
-        column, order = column.masked_fill_(column < 0, keys).sort(-1)
-        score, order = score.gather(-1, order).sort(-1, descending=True, stable=True)
+        column, order = column.masked_fill_(column < 0, keys).sort(dim=-1)
+        score, order = score.gather(-1, order).sort(dim=-1, descending=True, stable=True)
         column = column.gather(-1, order)
         scores.append(score)
         columns.append(column)
@@ -244,8 +244,8 @@ def partial(
     tiles = tiles or _tiles(query, key, pack, max(width, value_width))
     members = Members.of(sets, tiles.cols)
     scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
+    kept, kept_strides = as_bytes(mask.keys, query, 2)
+    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
     words, word_strides, occupied, occupied_strides = _members(members, query)
     found = query.new_empty(batch, heads, queries, members.sets, value_width, dtype=torch.float32)
     partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), members.sets)](
@@ -332,10 +332,10 @@ def _tiles(query: Tensor, key: Tensor, pack: int, width: int) -> Tiles:
     return replace(tiles, splits=share_keys(query, programs, triton.cdiv(key.shape[2], tiles.cols)))
 
 
-def _members(members: Members | None, stand_in: Tensor) -> tuple[Tensor, tuple[int, int], Tensor, tuple[int, int]]:
+def _members(members: Members | None, stand_in: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor, tuple[int, ...]]:
     if members is None:
         return stand_in, (0, 0), stand_in, (0, 0)
-    return members.words, members.strides(members.words), members.occupied, members.strides(members.occupied)
+    return members.words, shared_strides(members.words)[:2], members.occupied, shared_strides(members.occupied)[:2]
 
 
 def _wide(sets: int) -> int:

@@ -161,10 +161,11 @@ def top_weight_of(peak, unit, share):
 def close_rows(peak, mass, sink, unit, SINKS: tl.constexpr):
     """A row's (peak to base 2, log2 of the sum of weights relative to it, what to multiply sums by).
 
-    sink [rows]: learned logits to base 2. A row that saw nothing has mass 0 and multiplies by 0.
+    sink [rows]: learned logits to base 2. A row that saw nothing has mass 0 and multiplies by 0; one that met a score
+    that is no number has no mass either, but it is no number.
     """
     peak = peak * unit
-    seen = mass > 0
+    seen = mass != 0
     if SINKS:
         larger = tl.maximum(peak, sink)
         own = tl.exp2(peak - larger)

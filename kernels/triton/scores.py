@@ -156,9 +156,13 @@ def hide(
     return x
 
 
-def as_bytes(mask: Tensor | None, stand_in: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
-    """A bool tensor as bytes, expanded to `shape` without a copy, and its strides; without one, anything and zeros."""
+def as_bytes(mask: Tensor | None, stand_in: Tensor, dims: int) -> tuple[Tensor, tuple[int, ...]]:
+    """A bool tensor as bytes, and its strides, 0 where it is shared; without one, anything and `dims` zeros."""
     if mask is None:
-        return stand_in, (0,) * len(shape)
-    expanded = mask.view(torch.uint8).expand(shape)
-    return expanded, expanded.stride()
+        return stand_in, (0,) * dims
+    return mask.view(torch.uint8), shared_strides(mask)
+
+
+def shared_strides(tensor: Tensor) -> tuple[int, ...]:
+    """Strides that read the one element of a dimension of size 1 for every index."""
+    return tuple(0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))

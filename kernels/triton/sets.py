@@ -26,10 +26,6 @@ class Members:
         held = pad(sets, (0, tiles * cols - keys)).unflatten(3, (tiles, cols)).any(4)
         return cls(_bits(sets), _bits(held), count)
 
-    def strides(self, tensor: Tensor) -> tuple[int, int]:
-        """Of the batch and the heads: 0 where all share."""
-        return tuple(0 if size == 1 else stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))[:2]
-
 
 def _bits(sets: Tensor) -> Tensor:
     """[.., sets, n] bool -> [.., n] int32; set 31 is the sign."""
