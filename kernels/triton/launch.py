@@ -58,8 +58,8 @@ def forward(
     split = tiles.splits > 1
     sums = _rows(query, (tiles.splits, *lead), request, running=True) if split else found
     running = query.new_empty(tiles.splits, *lead, value_width, dtype=torch.float32) if split else output[None]
-    kept, kept_strides = as_bytes(mask.keys, query, 2)
-    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
+    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
+    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
     words, word_strides, occupied, occupied_strides = _members(members, query)
     sinks = query if sinks is None else sinks.float().contiguous()
     switches = {
@@ -166,8 +166,8 @@ def top(
     tiles = tiles or _tiles(query, key, pack, width)
     rows = max(16, min(tiles.rows, LISTS // listed, 64))
     scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, 2)
-    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
+    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
+    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
     scores, columns = [], []
     bound = bound_key = None
     for _ in range(triton.cdiv(k, listed)):
@@ -244,8 +244,8 @@ def partial(
     tiles = tiles or _tiles(query, key, pack, max(width, value_width))
     members = Members.of(sets, tiles.cols)
     scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, 2)
-    pairs, pairs_strides = as_bytes(mask.pairs, query, 4)
+    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
+    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
     words, word_strides, occupied, occupied_strides = _members(members, query)
     found = query.new_empty(batch, heads, queries, members.sets, value_width, dtype=torch.float32)
     partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), members.sets)](

@@ -156,10 +156,10 @@ def hide(
     return x
 
 
-def as_bytes(mask: Tensor | None, stand_in: Tensor, dims: int) -> tuple[Tensor, tuple[int, ...]]:
-    """A bool tensor as bytes, and its strides, 0 where it is shared; without one, anything and `dims` zeros."""
+def as_bytes(mask: Tensor | None, stand_in: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
+    """A bool tensor that broadcasts to `shape` as bytes, and its strides as of that shape; without one, all zeros."""
     if mask is None:
-        return stand_in, (0,) * dims
+        return stand_in, (0,) * len(shape)
     return mask.view(torch.uint8), shared_strides(mask)
 
 
