@@ -13,12 +13,14 @@ from probe.kernels.contract import Statistics
 
 @pytest.fixture
 def poisoned_empty(monkeypatch):
-    """torch.empty and its kin return NaN (or -77777), so that an element that nobody writes shows."""
+    """torch.empty and its kin return NaN (-77777; 255 for bytes), so that an element that nobody writes shows."""
 
     def poison(make):
         def made(*args, **options):
             tensor = make(*args, **options)
-            return tensor.fill_(float("nan") if tensor.is_floating_point() else -77777)
+            if tensor.is_floating_point():
+                return tensor.fill_(float("nan"))
+            return tensor.fill_(255 if tensor.dtype == torch.uint8 else -77777)
 
         return made
 

@@ -1,0 +1,178 @@
+"""Column sums in the interpreter, against the float64 reference, with tiles so small that every shape needs several."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from probe.kernels import reference
+from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.triton.columns import ColumnTiles, column_tiles, exp2_polynomial, received, split_columns
+
+triton = pytest.importorskip("triton")
+tl = triton.language
+
+SMALL = ColumnTiles(rows=16, cols=16, warps=4, stages=1)
+POLYNOMIAL = ColumnTiles(rows=16, cols=32, warps=4, stages=1, polynomial=True)
+
+
+@st.composite
+def cases(draw):
+    """Any shape, mask and band; masks are random tensors of a drawn seed."""
+    batch, kv_heads, group = draw(st.sampled_from([(1, 1, 1), (1, 2, 2), (2, 1, 2)]))
+    queries, keys = draw(st.sampled_from([1, 7, 33, 70])), draw(st.sampled_from([1, 16, 53, 90]))
+    seed = draw(st.integers(0, 1000))
+    generator = torch.Generator().manual_seed(seed)
+
+    def some(*shape):
+        return torch.rand(shape, generator=generator) > 0.4
+
+    length = torch.randint(0, keys + 1, (batch, 1), generator=generator)
+    kept = {
+        "none": None,
+        "left": torch.arange(keys) >= length,
+        "right": torch.arange(keys) < length,
+        "holes": some(batch, keys),
+    }[draw(st.sampled_from(["none", "none", "left", "right", "holes"]))]
+    heads = kv_heads * group
+    pairs = draw(st.sampled_from([None, None, (1, 1), (batch, heads)]))
+    mask = Mask(
+        causal=draw(st.sampled_from([True, True, False])),
+        window=draw(st.sampled_from([None, None, 1, 6, 40, 1000])),
+        keys=kept,
+        pairs=None if pairs is None else some(*pairs, queries, keys),
+        first_query=draw(st.sampled_from([0, keys - queries, 5, -4, 100])),
+        first_key=draw(st.sampled_from([0, 0, 9])),
+    )
+    lo = draw(st.sampled_from([0, 0, 3, -3, 10**12]))
+    band = Band(
+        lo=lo,
+        hi=draw(st.sampled_from([None, lo, lo + 4, lo + 60])),
+        start=draw(st.sampled_from([None, 8])),
+        stop=draw(st.sampled_from([None, 40])),
+    )
+    shape = {"batch": batch, "kv_heads": kv_heads, "group": group, "queries": queries, "keys": keys}
+    return shape, {
+        "width": draw(st.sampled_from([8, 16, 24])),
+        "seed": seed,
+        "dtype": draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16])),
+        "sinks": torch.randn(heads, generator=generator) if draw(st.booleans()) else None,
+        "mask": mask,
+        "band": band,
+        "softcap": draw(st.sampled_from([None, None, 2.5])),
+        "tiles": draw(st.sampled_from([SMALL, POLYNOMIAL])),
+    }
+
+
+def both(query, key, value, *, band, tiles=SMALL, sinks=None, **options):
+    """Means and numbers of rows, from the kernel and as they are defined."""
+    options = {"mask": Mask(), "scale": 0.35, "softcap": None} | options
+    request = Request(lse=True, received=band)
+    _, exact = reference.attend(query, key, value, sinks=sinks, request=request, **options)
+    return received(query, key, exact.lse.float(), band=band, tiles=tiles, **options), exact
+
+
+@given(case=cases())
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],  # the poison is the same in every example
+)
+def test_equals_the_reference(poisoned_empty, sample, case):
+    shape, options = case
+    tensors = sample(**shape, **{name: options.pop(name) for name in ("width", "seed", "dtype")})
+    (found, rows), exact = both(*tensors, **options)
+    assert torch.equal(rows, exact.received_rows)
+    assert torch.equal(found.isnan(), exact.received.isnan())
+    torch.testing.assert_close(found.double().nan_to_num(-1), exact.received.nan_to_num(-1), atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tiles", [SMALL, POLYNOMIAL], ids=["exponential", "polynomial"])
+@pytest.mark.parametrize(
+    ("mask", "band"),
+    [(Mask(), Band()), (Mask(window=90), Band(lo=5, hi=80)), (Mask(causal=False), Band(lo=-40, hi=90, start=20))],
+    ids=["causal", "window", "full"],
+)
+def test_blocks_that_are_cut_at_both_ends_and_whole_between(poisoned_empty, sample, mask, band, tiles):
+    """Long enough for whole tiles between those that an end of the interval cuts; half precision as on a GPU."""
+    tensors = sample(kv_heads=1, group=2, queries=140, keys=150, width=16, dtype=torch.float16)
+    (found, _), exact = both(*tensors, mask=mask, band=band, tiles=tiles)
+    torch.testing.assert_close(found.double(), exact.received, atol=1e-8, rtol=1e-5, equal_nan=True)
+    assert exact.received.isnan().float().mean() < 0.5
+
+
+def test_rows_of_a_weight_of_nearly_1_and_columns_of_nearly_none(sample):
+    """Both ends keep five digits, down to columns that receive 1e-8."""
+    query, key, value = sample(kv_heads=1, queries=60, keys=60, width=16, sharp=1.0)
+    query[..., 0], key[..., 0] = 20 / 0.35, 0.0
+    key[:, :, 3, 0] = 1.0
+    (found, _), exact = both(query, key, value, band=Band(start=4))
+    assert exact.received[0, 0, 3] > 0.9999
+    assert exact.received[0, 0, 4:].max() < 1e-6
+    torch.testing.assert_close(found.double(), exact.received, atol=0, rtol=1e-5)
+
+
+def test_inputs_laid_out_as_models_do(sample):
+    """Heads side by side in memory, a cache with more room than keys, keys widened to 24: the numbers are the same."""
+    query, key, value = sample(batch=2, kv_heads=2, group=2, queries=33, keys=40, width=24)
+    room = torch.full((2, 2, 64, 32), math.nan)
+    room[:, :, :40, :24] = key
+    apart = query.transpose(1, 2).contiguous().transpose(1, 2)
+    options = {"band": Band(), "mask": Mask(first_query=7)}
+    (found, _), _ = both(apart, room[:, :, :40, :24], value, **options)
+    (expected, _), _ = both(query, key, value, **options)
+    assert torch.equal(found, expected)
+
+
+def test_a_repeated_call_gives_the_same_numbers(sample):
+    tensors = sample(kv_heads=2, group=2, queries=50, keys=50)
+    one, other = (both(*tensors, band=Band())[0][0] for _ in range(2))
+    assert torch.equal(one, other)
+
+
+@triton.jit
+def polynomial_kernel(x, y, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(y + at, exp2_polynomial(tl.load(x + at)))
+
+
+def test_the_polynomial_is_exp2_to_3e_6_and_exactly_0_far_down():
+    x = torch.cat([-torch.linspace(0, 126, 8192 - 4), torch.tensor([-127.0, -200.0, -1e30, -math.inf])])
+    y = torch.empty_like(x)
+    polynomial_kernel[(1,)](x, y, SIZE=8192)
+    torch.testing.assert_close(y[:-4].double(), x[:-4].double().exp2(), atol=0, rtol=3e-6)
+    assert y[0] == 1 and not y[-4:].any()
+
+
+@triton.jit
+def split_kernel(x, clear, set_, COLS: tl.constexpr, RUN: tl.constexpr):
+    row = tl.arange(0, 16)[:, None]
+    one, two = split_columns(tl.load(x + row * COLS + tl.arange(0, COLS)[None, :]), RUN)
+    half = row * (COLS // 2) + tl.arange(0, COLS // 2)[None, :]
+    tl.store(clear + half, one)
+    tl.store(set_ + half, two)
+
+
+@pytest.mark.parametrize("run", [8, 16])
+def test_split_columns_goes_by_one_bit_of_the_index(run):
+    x = torch.arange(16 * 64.0).view(16, 64)
+    clear, set_ = torch.empty(16, 32), torch.empty(16, 32)
+    split_kernel[(1,)](x, clear, set_, COLS=64, RUN=run)
+    bit = (torch.arange(64) // run) % 2 == 1
+    assert torch.equal(clear, x[:, ~bit]) and torch.equal(set_, x[:, bit])
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("width", [16, 64, 128, 256])
+def test_tiles_hold_whole_runs_of_columns(width, dtype, capability):
+    """A polynomial quarter needs 32 columns; products of half-precision tiles need 64 rows since 9.0."""
+    tiles = column_tiles(width, dtype, capability)
+    assert tiles.cols % 32 == 0 and not (tiles.polynomial and dtype == torch.float32)
+    assert capability < (9, 0) or dtype == torch.float32 or tiles.rows % 64 == 0
