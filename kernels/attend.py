@@ -2,8 +2,9 @@
 
 To add an implementation, write a module with `attend` (and, where it has them, `tile` and `pool`) that takes the
 arguments as they are passed below, and name it in IMPLEMENTATIONS, fastest first. If there is anything that it cannot
-serve, give it `refusal(query, key, **options) -> str | None`, which says why not. Its output needs no gradient: this
-module adds it, unless the other says DIFFERENTIABLE.
+serve, give it `refusal(query, key, **options) -> str | None`, which says why not; `by_name_only(query)` says why "auto"
+passes over it though it can serve. Its output needs no gradient: this module adds it, unless the other says
+DIFFERENTIABLE.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from probe.kernels.sweep import Scoring
 
 IMPLEMENTATIONS = {
     "sdpa": "probe.kernels.sdpa",
+    "triton": "probe.kernels.triton.attention",
     "native": "probe.kernels.native.attention",
     "blocked": "probe.kernels.blocked.attention",
     "reference": "probe.kernels.reference",
@@ -168,6 +170,8 @@ def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **opti
         module = importlib.import_module(IMPLEMENTATIONS[name])
         refusal = getattr(module, "refusal", None)
         reason = None if refusal is None else refusal(query, key, **options)
+        if reason is None and implementation == "auto" and hasattr(module, "by_name_only"):
+            reason = module.by_name_only(query)
         if reason is None and hasattr(module, entry):
             return name, module
         reasons.append(f"{name}: {reason or f'has no {entry}'}")

@@ -314,7 +314,7 @@ def test_tile_and_pool_repeat_the_weights(implementation, sample):
     p = tile(query, key, found.lse, **options)
     close(p.sum(-1), 1 - (sinks[:, None] - found.lse).exp())
     part = tile(query, key, found.lse, rows=range(40, 149, 2), cols=range(3, 160, 5), **options)
-    assert torch.equal(part, p[:, :, 40:149:2, 3:160:5])
+    close(part, p[:, :, 40:149:2, 3:160:5], atol=1e-7)
     close(pool(query, key, found.lse, shape=(16, 20), **options), found.pooled)
     assert p.max() == pytest.approx(found.pooled.max().item(), rel=1e-5)
 
