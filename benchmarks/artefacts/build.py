@@ -1,0 +1,176 @@
+"""Kernels compiled for GPUs that are not there, and what the artefacts show.
+
+The launchers of `probe.kernels.triton` run as they are, on tensors without storage, under a driver that only names the
+device: each launch compiles its kernel down to machine code, and stops there. Needs TRITON_INTERPRET unset, and so a
+process of its own: `python -m probe.benchmarks.artefacts.build` prints one JSON object for each kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import CompiledKernel
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from probe.benchmarks.artefacts.cases import CASES, CAPABILITIES, WIDTHS
+from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, loops, mix, parse
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class Nameplate:
+    """A driver of a GPU that can only be compiled for; its device number is its compute capability, say 90."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        """Number under which compiled kernels are kept."""
+        return self.capability
+
+    def get_current_stream(self, device: int) -> int:
+        """No stream."""
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        """What to compile for."""
+        return GPUTarget("cuda", self.capability, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """A kernel as it was compiled for one launch, and the integers among its constexprs."""
+
+    name: str
+    constants: dict[str, int]
+    compiled: CompiledKernel
+
+
+@contextmanager
+def compiling(capability: int) -> Iterator[list[Launch]]:
+    """Launches inside compile and do not run; the list that it gives holds them, in order."""
+    launches: list[Launch] = []
+    run = JITFunction.run
+
+    def compile_only(self, *args, grid, warmup, **options):
+        compiled = run(self, *args, grid=grid, warmup=True, **options)
+        named = {p.name: options[p.name] for p in self.params if p.is_constexpr and p.name in options}
+        integers = {name: int(value) for name, value in named.items() if isinstance(value, int)}
+        launches.append(Launch(self.__name__, integers, compiled))
+        return compiled
+
+    driver.set_active(Nameplate(capability))  # pyright: ignore[reportArgumentType]
+    JITFunction.run = compile_only
+    try:
+        yield launches
+    finally:
+        JITFunction.run = run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Artefact:
+    """What machine code and metadata of one kernel show. All counts but `products` and `loops` are of the main loop.
+
+    registers: of a thread. shared: bytes of a program. spilled: bytes of a thread's local memory, stack included.
+    products: matrix-product instructions of the kernel. loops: its loops that hold some; the main loop has the most of
+    them, and of two that have as many is the shorter, which is for tiles that carry no mask. mix: instructions of one warp, by pipe. copies: asynchronous ones.
+    shared_bytes: of a warp's traffic with shared memory. multiplies: a warp's multiply-adds in matrix products, 0 where
+    the instruction does not show its shape.
+    """
+
+    case: str
+    kernel: str
+    capability: int
+    width: int
+    warps: int
+    constants: dict[str, int]
+    registers: int
+    shared: int
+    spilled: int
+    products: int
+    loops: int
+    mix: dict[str, int]
+    copies: int
+    shared_bytes: int
+    multiplies: int
+
+    @property
+    def pairs(self) -> int:
+        """Query-key pairs of one pass through the main loop."""
+        return self.constants["ROWS"] * self.constants["COLS"]
+
+
+def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
+    """What the machine code of a launch shows, disassembled with the tools that come with triton."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(launch.compiled.asm["cubin"])
+        file.flush()
+        usage = _run("cuobjdump", "--dump-resource-usage", file.name)
+        listing = _run("nvdisasm", "-c", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"cuobjdump: expected a line with REG, STACK and LOCAL, got {usage!r}")
+    registers, stack, local = (int(number) for number in found.groups())
+    instructions, _ = parse(listing)
+    touched = sum(i.opcode in ("STL", "LDL") for i in instructions)
+    inner = loops(listing)
+    # a loop that searches again has fewer products, one for tiles with a mask more of everything else
+    main = min(inner, key=lambda loop: (-sum(i.pipe == "tensor" for i in loop), len(loop)), default=[])
+    return Artefact(
+        case=case,
+        kernel=launch.name,
+        capability=capability,
+        width=width,
+        warps=launch.compiled.metadata.num_warps,
+        constants=launch.constants,
+        registers=registers,
+        shared=launch.compiled.metadata.shared,
+        spilled=max(stack + local, 4 * touched),
+        products=sum(i.pipe == "tensor" for i in instructions),
+        loops=len(inner),
+        mix=mix(main),
+        copies=sum(i.opcode in ASYNCHRONOUS for i in main),
+        shared_bytes=sum(i.shared_bytes for i in main),
+        multiplies=sum(i.multiplies for i in main),
+    )
+
+
+def artefacts(case: str, capability: int, width: int) -> list[Artefact]:
+    """The artefacts of every kernel that a case launches, in order."""
+    launch: Callable[[int, tuple[int, int]], object] = CASES[case]
+    with compiling(capability) as launches:
+        launch(width, divmod(capability, 10))
+    return [read(launched, case=case, capability=capability, width=width) for launched in launches]
+
+
+def _run(tool: str, *arguments: str) -> str:
+    return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def main() -> None:
+    """Compiles what the options name, and prints one JSON object a line."""
+    parser = argparse.ArgumentParser(description="What the Triton kernels compile to, as JSON lines.")
+    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES, help="compute capabilities, as 90")
+    parser.add_argument("--width", type=int, nargs="+", default=WIDTHS, help="head sizes")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
+    options = parser.parse_args()
+    for capability in options.capability:
+        for width in options.width:
+            for case in options.case:
+                for artefact in artefacts(case, capability, width):
+                    print(json.dumps(asdict(artefact)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
