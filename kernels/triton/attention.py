@@ -67,14 +67,14 @@ def attend(
     """
     from probe.kernels.triton import columns, launch, pooled
 
-    later = request.top > 1 or request.partial or request.received is not None or request.pooled is not None
-    first = replace(request, lse=request.lse or later, top=request.top if request.top == 1 else 0)
+    later = request.partial or request.received is not None or request.pooled is not None
+    first = replace(request, lse=request.lse or later, top=min(request.top, 1))
     scoring = {"mask": mask, "scale": scale, "softcap": softcap}
     with _on(query):
         output, found = launch.forward(query, key, value, sinks=sinks, request=first, tiles=tiles, **scoring)
-        lse = found.get("lse")
+        lse = found.get("lse", output)
         if request.top > 1:
-            found |= launch.top(query, key, lse, k=request.top, tiles=tiles, **scoring)
+            found |= launch.top(query, key, found["top_weight"], k=request.top, tiles=tiles, **scoring)
         if request.partial:
             found["partial"] = launch.partial(query, key, value, lse, sets=request.sets, tiles=tiles, **scoring)
         if request.received is not None:

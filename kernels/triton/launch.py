@@ -12,7 +12,7 @@ from probe.kernels.contract import Mask, Request
 from probe.kernels.triton.decode import combine_kernel
 from probe.kernels.triton.forward import forward_kernel
 from probe.kernels.triton.partial import partial_kernel
-from probe.kernels.triton.scores import LOG2E, Scoring, as_bytes, padded, precision, shared_strides, upcast
+from probe.kernels.triton.scores import Scoring, as_bytes, padded, precision, shared_strides, upcast
 from probe.kernels.triton.sets import Members
 from probe.kernels.triton.tiles import FEW_ROWS, Tiles, capability_of, decode_tiles, forward_tiles, share_keys
 from probe.kernels.triton.top import top_kernel
@@ -149,7 +149,7 @@ def forward(
 def top(
     query: Tensor,
     key: Tensor,
-    lse: Tensor,
+    largest: Tensor,
     *,
     k: int,
     mask: Mask,
@@ -157,7 +157,7 @@ def top(
     softcap: float | None,
     tiles: Tiles | None = None,
 ) -> dict[str, Tensor]:
-    """`top_weight` and `top_key` [batch, heads, queries, k], from the lse of the forward pass."""
+    """`top_weight` and `top_key` [batch, heads, queries, k], from the `largest` weight [.., 1] that `forward` found."""
     if softcap is None and scale <= 0:
         query, scale = (query.neg(), -scale) if scale else (torch.zeros_like(query), 1.0)
     batch, heads, queries, width = query.shape
@@ -218,7 +218,8 @@ def top(
         bound, bound_key = score[..., -1].contiguous(), column[..., -1].contiguous()
     column = torch.cat(columns, -1)[..., :k].long()
     empty = column == keys
-    weight = torch.exp2(torch.cat(scores, -1)[..., :k] * scoring.unit - lse[..., None] * LOG2E)
+    score = torch.cat(scores, -1)[..., :k]
+    weight = largest * torch.exp2((score - score[..., :1]) * scoring.unit)
     return {
         "top_weight": weight.masked_fill_(empty, 0),
         "top_key": column.add_(mask.first_key).masked_fill_(empty, -1),
