@@ -94,6 +94,9 @@ class Recording:
         self._sets = sets
         self._pieces: dict[int, list[_Piece]] = {layer: [] for layer in layers}
         self._padding: Tensor | None = None
+        # Of each pass, one tensor a statistic for all layers. Small tensors that outlive a layer's large ones would
+        # leave holes in memory, many times their own size.
+        self._passes: list[dict[str, Tensor]] = []
 
     def request(self, call: AttentionCall) -> Request | None:
         if call.layer not in self._pieces:
@@ -113,9 +116,28 @@ class Recording:
         forgotten = None
         if self._request.received is not None and call.mask.first_key > 0:
             forgotten = _forgotten_rows(self._request.received, call)
-        pieces.append(_Piece(call.mask.first_query, call.query.shape[2], call.mask.first_key, statistics, forgotten))
+        kept = self._keep(call.layer, len(pieces), statistics)
+        pieces.append(_Piece(call.mask.first_query, call.query.shape[2], call.mask.first_key, kept, forgotten))
         if call.mask.keys is not None and call.mask.first_key == 0:
             self._padding = call.mask.keys
+
+    def _keep(self, layer: int, number: int, statistics: Statistics) -> Statistics:
+        """The same numbers, in the memory of their pass where they have the shape of its other layers."""
+        if number == len(self._passes):
+            self._passes.append({})
+        held, index = self._passes[number], list(self._pieces).index(layer)
+        kept = {}
+        for field in fields(Statistics):
+            value = getattr(statistics, field.name)
+            if value is None:
+                continue
+            if value.dtype == torch.int64:  # positions and counts, which fit in half the memory
+                value = value.int()
+            if field.name not in held:
+                held[field.name] = value.new_empty(len(self._pieces), *value.shape)
+            place = held[field.name][index]
+            kept[field.name] = place.copy_(value) if place.shape == value.shape else value
+        return Statistics(**kept)
 
     def stats(self, *, queries: range | None = None) -> AttentionStats:
         """What was recorded, over all passes; `queries` keeps only the rows at these positions."""
@@ -130,10 +152,14 @@ class Recording:
         merged: dict[str, Tensor] = {}
         for field in fields(Statistics):
             layers = [_merge(field.name, pieces) for pieces in self._pieces.values()]
-            present = [layer.cpu() for layer in layers if layer is not None]
+            present = [layer for layer in layers if layer is not None]
             if not present:
                 continue
-            stacked = torch.stack(present)
+            # layers of one pass lie side by side already
+            whole = self._passes[0][field.name]
+            side_by_side = all(layer.data_ptr() == own.data_ptr() for layer, own in zip(present, whole, strict=True))
+            stacked = whole.cpu() if side_by_side else torch.stack([layer.cpu() for layer in present])
+            stacked = stacked if stacked.is_floating_point() else stacked.long()
             merged[field.name] = stacked[:, :, :, rows] if field.name in ROW_STATISTICS else stacked
         padding = None if self._padding is None else self._padding.cpu()
         return AttentionStats(layers=tuple(self._pieces), first_query=first, sets=self._sets, padding=padding, **merged)
