@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PARTS = ("pyproject.toml", "README.md", "LICENSE", "probe", "kernels", "analyses", "app")
+LINKS = ("kernels", "analyses", "benchmarks", "app")
+PARTS = ("pyproject.toml", "README.md", "LICENSE", "probe", *LINKS)
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +49,10 @@ def python(installed: Path, folder: Path, *arguments: str) -> subprocess.Complet
 def test_the_wheel_holds_every_source_file_once_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {"probe/py.typed"}
-    for folder, inside in (("probe", "probe"), *((name, f"probe/{name}") for name in ("kernels", "analyses", "app"))):
+    for folder, inside in (("probe", "probe"), *((name, f"probe/{name}") for name in LINKS)):
         for path in (ROOT / folder).rglob("*.py"):
             relative = path.relative_to(ROOT / folder)
-            if folder != "probe" or relative.parts[0] not in ("kernels", "analyses", "app"):
+            if folder != "probe" or relative.parts[0] not in LINKS:
                 expected.add(f"{inside}/{relative.as_posix()}")
     assert {name for name in names if not name.startswith("probe/app/assets/")} == expected
 

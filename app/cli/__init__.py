@@ -16,6 +16,7 @@ import click
 from probe.errors import ProbeError, UsageError
 
 COMMANDS = {
+    "bench": "probe.app.cli.bench",
     "heads": "probe.app.cli.heads",
     "models": "probe.app.cli.models",
 }

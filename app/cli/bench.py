@@ -1,0 +1,135 @@
+"""`probe bench`: what attention statistics cost here, beside plain attention and beside the maps of other tools."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from probe.app.cli.options import Numbers, shared
+
+UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+POSITIVE = click.IntRange(min=1)
+
+
+class Bytes(click.ParamType):
+    """A size such as 20GB, in decimal units, as a number of bytes."""
+
+    name = "size"
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        return "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", str(value).strip(), re.IGNORECASE)
+        if match is None:
+            self.fail(f"expected a size such as 20GB or 500MB, got {value!r}", param, ctx)
+        return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+@click.command("bench")
+@click.option(
+    "--suite",
+    type=click.Choice(["kernels", "model", "all"]),
+    default="kernels",
+    show_default=True,
+    help="Attention alone, or forward passes of --model, or both.",
+)
+@click.option(
+    "--lengths",
+    type=Numbers(int),
+    default="512,2048,4096,8192",
+    show_default=True,
+    help="Tokens of the texts.",
+)
+@click.option(
+    "--repeats",
+    type=POSITIVE,
+    default=7,
+    show_default=True,
+    help="Rounds that count, after one that does not; peers that build every map take 3 at most.",
+)
+@click.option("--threads", type=POSITIVE, help="Threads of each case.  [default: torch's own number]")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    show_default=True,
+    help="Of inputs and weights.",
+)
+@shared("device", "model", "revision")
+@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Texts at once, of the kernel cases.")
+@click.option("--heads", type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases.")
+@click.option("--kv-heads", type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases.")
+@click.option("--head-dim", type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases.")
+@click.option(
+    "--memory-limit",
+    type=Bytes(),
+    default="20GB",
+    show_default=True,
+    help="A case that needs more ends, and says so.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="A case whose single run takes longer ends, and says so.",
+)
+@click.option(
+    "--tests",
+    type=click.Path(exists=True, path_type=Path),
+    metavar="PATH",
+    help="What pytest must pass first.  [default: the kernel tests, in a checkout]",
+)
+@click.option(
+    "--page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the results as a Markdown page, with pictures in figures/ beside it.",
+)
+@shared("seed", "out", "json", "quiet")
+def command(
+    threads: int | None, device: str | None, out: Path | None, tests: Path | None, page: Path | None,
+    as_json: bool, quiet: bool, **typed: Any,
+) -> None:  # fmt: skip
+    """Measure what attention statistics cost.
+
+    The kernel tests run first, and nothing is measured where one fails. Each case then has a process of its own, and
+    the cases take turns, so that whatever else the machine does hits all of them alike; medians are compared. A peer
+    that runs out of memory is reported as that. The run is saved; the same command again continues it, or shows it at
+    once where neither code, libraries nor machine have changed.
+    """
+    import torch
+
+    from probe.app.cli import bench_report
+    from probe.app.cli.progress import bar, continuing, note
+    from probe.benchmarks.plan import Settings
+    from probe.benchmarks.run import check_device, config, run
+    from probe.figures import save_pictures
+    from probe.runs import default_folder
+
+    settings = Settings(
+        threads=threads or torch.get_num_threads(),
+        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        **typed,
+    )
+    check_device(settings)
+    folder = out or default_folder("bench", settings.suite, config(settings))
+    for line in bench_report.opening(settings, folder):
+        click.echo(line, err=as_json)
+    with continuing(folder), bar("bench", quiet=quiet) as progress:
+        found = run(settings, out=folder, tests=tests, progress=progress, note=lambda text: note(text, quiet=quiet))
+    if not all((folder / "figures" / f"{name}.png").exists() for name in found.figures()):
+        save_pictures(found.figures(), folder / "figures")
+    if page is not None:
+        from probe.benchmarks.page import write
+
+        write(found, page)
+    if as_json:
+        click.echo(bench_report.as_json(found))
+    else:
+        bench_report.print_found(found, folder)

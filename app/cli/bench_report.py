@@ -1,0 +1,48 @@
+"""What `probe bench` says: where it runs, a table per suite, and where the pictures are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from probe.app.cli.tables import show
+from probe.benchmarks.plan import Settings
+from probe.benchmarks.record import Benchmark
+from probe.benchmarks.tables import errors, long, machine
+from probe.jsonable import dumps, plain
+
+
+def opening(settings: Settings, folder: Path) -> list[str]:
+    """The first lines: what will be measured, where it is kept."""
+    lengths = ", ".join(f"{length:,}" for length in settings.lengths)
+    what = {"kernels": "kernels", "model": settings.model, "all": f"kernels and {settings.model}"}[settings.suite]
+    threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
+    return [
+        f"{what} at {lengths} tokens, {settings.dtype} on {settings.device}, {threads}, {settings.repeats} rounds",
+        f"run folder: {folder}",
+    ]
+
+
+def print_found(found: Benchmark, folder: Path) -> None:
+    """The tables and what they need to be understood."""
+    for line in machine(found):
+        click.echo(line)
+    for suite in found.cases["suite"].unique():
+        click.echo()
+        columns, rows = long(found, suite)
+        show(columns, rows, right=[column for column in columns if column != "case"])
+        for name, reason in errors(found.suite(suite)).items():
+            click.echo(f"{name}: {reason}")
+    click.echo()
+    for suite in found.cases["suite"].unique():
+        click.echo(f"figure: {folder / 'figures' / suite}.html")
+
+
+def as_json(found: Benchmark) -> str:
+    """Everything, every single time included, as one JSON object."""
+    content = found.to_dict()
+    for case in content["cases"]:
+        case["facts"] = json.loads(case["facts"])
+    return dumps(plain(content), indent=1)

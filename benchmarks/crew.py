@@ -1,0 +1,234 @@
+"""Measuring a group: one process for each case, all alive at once, asked in turn for one repetition each."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from statistics import median, quantiles
+from typing import Any
+
+from probe.benchmarks.memory import available
+from probe.benchmarks.plan import Case, Group, Settings
+
+STARTING = 600.0
+"""Seconds that a case may take to get ready: imports, weights, compilation."""
+SHORTEST, MOST_CALLS = 0.1, 100
+"""A repetition repeats its call until it takes about so many seconds, or so many calls."""
+NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "OutOfMemoryError", "out of memory", "ENOMEM")
+"""What those say who are refused memory: Python, C++, torch on a CPU, torch on a GPU, the system."""
+
+
+class Ended(Exception):
+    """A case that gave no answer: its `status` ("out of memory", "timeout" or "error"), and the reason in words."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+class Worker:
+    """The process of one case. A context manager, after which the process is gone."""
+
+    def __init__(self, case: Case, group: Group, settings: Settings) -> None:
+        self._timeout = settings.timeout
+        free = available() if settings.device == "cpu" else None
+        self.limit = settings.memory_limit if free is None else min(settings.memory_limit, free)
+        self._limit_words = gigabytes(self.limit)
+        if self.limit < settings.memory_limit:
+            self._limit_words += f", all that was free ({gigabytes(settings.memory_limit)} asked)"
+        self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "probe.benchmarks.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=os.environ | {"OMP_NUM_THREADS": str(settings.threads)},
+            text=True,
+            bufsize=1,
+            start_new_session=True,  # an interruption of this command reaches this process alone, which ends the others
+        )
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        self._spec = {
+            "case": asdict(case),
+            "settings": asdict(settings),
+            "suite": group.suite,
+            "length": group.length,
+            "limit": self.limit,
+        }
+
+    def prepare(self) -> dict[str, Any]:
+        """What the case says when it is ready: memory held, and facts. Raises Ended."""
+        return self._ask(self._spec, STARTING)
+
+    def repeat(self, calls: int) -> dict[str, Any]:
+        """Seconds of a call, and memory, from one repetition. Raises Ended."""
+        return self._ask({"calls": calls}, self._timeout)
+
+    def _ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question) + "\n")
+            line = self._lines.get(timeout=timeout)
+        except queue.Empty:
+            self.close()
+            raise Ended("timeout", f"no answer within {timeout:.0f} s") from None
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            raise self._ended()
+        return json.loads(line)
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def _ended(self) -> Ended:
+        status = self._process.wait()
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
+        if status == -signal.SIGKILL or any(word in line for word in NO_MEMORY for line in lines[-3:]):
+            return Ended("out of memory", f"out of memory at {self._limit_words}")
+        return Ended("error", explanation(lines) or f"ended with status {status}")
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        for stream in (self._process.stdin, self._errors):
+            assert stream is not None
+            try:
+                stream.close()
+            except BrokenPipeError:
+                continue
+
+
+def gigabytes(size: int) -> str:
+    """Bytes in decimal units: 20 GB."""
+    return f"{size / 10**9:.3g} GB"
+
+
+def explanation(lines: list[str]) -> str:
+    """The exception of a traceback's text, which may be followed by notes: its last line that starts with one."""
+    for line in reversed(lines):
+        name = line.split(":")[0].split("[")[0]
+        if name.replace(".", "").replace("_", "").isalnum() and name.endswith(("Error", "Exception", "Interrupt")):
+            return line
+    return lines[-1] if lines else ""
+
+
+@dataclass
+class Measured:
+    """What is known of one case so far; times are of its counted rounds."""
+
+    case: Case
+    status: str = "ok"
+    reason: str = ""
+    calls: int = 1
+    limit: int = 0
+    held: int = 0
+    peak: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
+    seconds: list[float] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """One row: median and quartiles in seconds, memory in bytes; growth is beyond imports, weights and inputs."""
+        times = self.seconds if self.status == "ok" else []
+        quarters = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+        return asdict(self.case) | {
+            "status": self.status,
+            "reason": self.reason,
+            "rounds": len(times),
+            "calls": self.calls,
+            "limit": self.limit,
+            "seconds": median(times) if times else None,
+            "low": quarters[0] if times else None,
+            "high": quarters[2] if times else None,
+            "held": self.held or None,
+            "peak": self.peak if times else None,
+            "growth": max(self.peak - self.held, 0) if times else None,
+            "facts": json.dumps(self.facts),
+        }
+
+
+def measure(
+    group: Group, settings: Settings, *, turn: Callable[[int], None] = lambda done: None
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The records of a group's cases, and every time taken, in the order in which it was.
+
+    Round 0 is not counted; `turn` gets how many repetitions are done, after each. A case that fails is out of the
+    following rounds.
+    """
+    found = [Measured(case) for case in group.cases]
+    times: list[dict[str, Any]] = []
+    turns = 0
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for each in found:
+            worker = stack.enter_context(Worker(each.case, group, settings))
+            workers[each.case.name] = worker
+            each.limit = worker.limit
+            ready = _unless_ended(each, worker.prepare)
+            if ready is not None:
+                each.held, each.facts = ready["held"], ready["facts"]
+        # the case that may fail goes first in the uncounted round: where it does, there is nothing to compare
+        for each in reversed(found):
+            _warm_up(each, workers[each.case.name])
+            turns += 1
+            turn(turns)
+            if group.peer and each.status != "ok":
+                return [each.record()], []
+        began = time.monotonic()
+        for number in range(1, group.rounds + 1):
+            for each in found:
+                if each.status == "ok":
+                    start = time.monotonic() - began
+                    answer = _unless_ended(each, lambda each=each: workers[each.case.name].repeat(each.calls))
+                    if answer is not None:
+                        each.seconds.append(answer["seconds"])
+                        each.peak = max(each.peak, answer["peak"])
+                        times.append(
+                            {"case": each.case.name, "round": number, "start": start, "seconds": answer["seconds"]}
+                        )
+                turns += 1
+                turn(turns)
+    return [each.record() for each in found], times
+
+
+def _warm_up(each: Measured, worker: Worker) -> None:
+    """The uncounted round, which also finds how many calls make a repetition."""
+    if each.status != "ok":
+        return
+    answer = _unless_ended(each, lambda: worker.repeat(1))
+    if answer is not None and answer["seconds"] < SHORTEST:
+        answer = _unless_ended(each, lambda: worker.repeat(3))
+    if answer is not None:
+        each.calls = min(MOST_CALLS, max(1, round(SHORTEST / max(answer["seconds"], 1e-9))))
+
+
+def _unless_ended(each: Measured, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+    """The answer; None where there is none, and then the case says why."""
+    try:
+        return question()
+    except Ended as ended:
+        each.status, each.reason = ended.status, ended.reason
+        return None

@@ -1,0 +1,113 @@
+"""The page of a run: its tables and pictures in Markdown, every number read from the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from probe.atomic import write_text
+from probe.benchmarks.figures import size
+from probe.benchmarks.record import Benchmark
+from probe.benchmarks.tables import Table, errors, machine, seconds, times, wide
+from probe.figures import save_pictures
+
+HEADINGS = {"kernels": "Attention alone", "model": "Whole models"}
+WHAT = {
+    "kernels": (
+        "`native`, `blocked` and `triton` are this project's implementations; each is measured where it can serve. Row "
+        "statistics are lse, entropy, distance, top weight and top key; column statistics are the mean attention that "
+        "each key receives. `sdpa` is torch's own attention and returns no statistic. `dense eager` builds the map and "
+        "computes the same statistics from it. The matrix products alone are the arithmetic that all of them contain, "
+        "in the fastest way that torch has for it here."
+    ),
+    "model": (
+        "One forward pass over a prompt of random tokens, the logits of its last position, no key-value cache. Ours "
+        "returns lse, entropy, distance, windowed distance, top key and received attention of every head. The others "
+        "return every layer's attention map, which is what such statistics are computed from elsewhere."
+    ),
+}
+
+
+def write(found: Benchmark, page: Path) -> Path:
+    """Write the page, with pictures and their interactive pages in figures/ beside it; its path."""
+    figures = {f"bench-{suite}": figure for suite, figure in found.figures().items()}
+    folder = page.parent / "figures"
+    pictures = {path.stem for path in save_pictures(figures, folder)}
+    for name, figure in figures.items():
+        # a page in the repository takes plotly from the network: its library alone is 5 MB
+        write_text(folder / f"{name}.html", figure.to_html(include_plotlyjs="cdn", include_mathjax=False))
+    write_text(page, "\n".join(lines(found, pictures)) + "\n")
+    return page
+
+
+def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
+    """The page, line by line; `pictures` are the names of those that could be drawn."""
+    command = found.manifest.command.replace("__main__.py", "probe")
+    text = [
+        "# Benchmarks",
+        "",
+        f"Written by `{command}` on {found.manifest.created[:10]}; every number is of that run, and the command run "
+        "again on another machine writes that machine's page.",
+        "",
+        *(f"- {line}" for line in machine(found)),
+        "",
+        "Each case has a process of its own. The processes are alive together and are asked in turn for one "
+        "repetition each, so whatever else the machine does hits all cases alike; the first round does not count. "
+        "Times are medians, and multiples are quotients of medians from the same rounds. A repetition is one call, or "
+        "as many as fill a tenth of a second. Memory is the most that was resident during a counted repetition, less "
+        "what was resident when imports, weights and inputs were in place.",
+    ]
+    for suite in found.cases["suite"].unique():
+        text += section(found, suite, f"bench-{suite}" in set(pictures))
+    return text
+
+
+def section(found: Benchmark, suite: str, picture: bool) -> list[str]:
+    """The heading, picture and tables of one suite."""
+    kernels = suite == "kernels"
+    text = ["", f"## {HEADINGS[suite]}", "", WHAT[suite], ""]
+    if picture:
+        text += [f"[![{HEADINGS[suite]}](figures/bench-{suite}.png)](figures/bench-{suite}.html)", ""]
+    plain = "`sdpa` alone" if kernels else "the plain forward pass"
+    text += [f"Median time, and the multiple of {plain}:", ""]
+    text += markdown(wide(found, suite, lambda case: f"{seconds(case['seconds'])} ({times(case['ratio'])})"))
+    if kernels:
+        text += ["", "Multiple of the matrix products alone:", ""]
+        text += markdown(wide(found, suite, lambda case: times(case["products"])))
+        text += ["", *_products(found)]
+    text += ["", "Memory beyond imports, weights and inputs, and peak of the process:", ""]
+    text += markdown(wide(found, suite, lambda case: f"{size(case['growth'])}, {size(case['peak'])}"))
+    if not kernels:
+        text += ["", *_peers(found)]
+    reasons = errors(found.suite(suite))
+    if reasons:
+        text += ["", *(f"{name}: `{reason.replace('`', '')}`" for name, reason in reasons.items())]
+    return text
+
+
+def markdown(table: Table) -> list[str]:
+    """The lines of a Markdown table; all columns but the first are numbers."""
+    columns, rows = table
+    head = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
+    return head + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def _products(found: Benchmark) -> list[str]:
+    """How the matrix products were done, and how fast."""
+    text = []
+    for case in found.suite("kernels").to_dict(orient="records"):
+        if case["method"] != "products" or case["status"] != "ok":
+            continue
+        facts = json.loads(case["facts"])
+        speed = facts["operations"] / case["seconds"] / 1e9
+        text.append(f"- {case['length']:,} tokens: {facts['products']}, {speed:.0f} GFLOP/s")
+    return ["How the products were done, the fastest way found here:", "", *text]
+
+
+def _peers(found: Benchmark) -> list[str]:
+    """What peers are multiples of, and which kernels served ours."""
+    rows = found.suite("model")
+    served = {json.loads(facts).get("attention") for facts in rows[rows["method"] == "stats"]["facts"]} - {None}
+    text = "Each peer takes turns with a plain forward pass of its own, of which its multiple is."
+    return [f"{text} Ours ran on {', '.join(sorted(served))}." if served else text]

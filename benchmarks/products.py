@@ -1,0 +1,111 @@
+"""The two matrix products of causal attention and nothing else: the time that no attention on this machine can beat.
+
+S = Q K^T and O = S V over the causal half, a block of queries at a time, the query heads of a KV head as rows of one
+product. The products are done by whichever of torch's ways is fastest here: on AMD processors its ordinary product does
+not use AVX-512, and oneDNN's does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ROWS = (64, 128, 256)
+TRIALS = 5
+
+Product = Callable[[Tensor, Tensor], Tensor]
+
+
+def mm(rows: Tensor, cols: Tensor) -> Tensor:
+    """rows [n, k], cols [m, k] -> [n, m], as torch.mm does it."""
+    return rows @ cols.t()
+
+
+def linear(rows: Tensor, cols: Tensor) -> Tensor:
+    """The same through oneDNN's linear layer."""
+    return torch.ops.mkldnn._linear_pointwise(rows, cols, None, "none", [], "")
+
+
+@dataclass(frozen=True)
+class Products:
+    """Calling it does the arithmetic; `how` says by which products, `operations` counts multiplications, additions."""
+
+    blocks: tuple[tuple[Tensor, Tensor, Tensor], ...]
+    first: Product
+    second: Product
+    threads: int
+    how: str
+
+    @property
+    def operations(self) -> int:
+        return sum(2 * q.shape[0] * k.shape[0] * (q.shape[1] + v.shape[0]) for q, k, v in self.blocks)
+
+    def __call__(self) -> None:
+        if self.threads == 1:
+            for block in self.blocks:
+                self._do(block)
+            return
+        # threads of their own, each with a whole block: a product shared among threads waits for the slowest
+        with ThreadPoolExecutor(self.threads) as pool:
+            list(pool.map(self._do, self.blocks))
+
+    def _do(self, block: tuple[Tensor, Tensor, Tensor]) -> None:
+        q, k, v = block
+        self.second(self.first(q, k), v)
+
+
+def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Products:
+    """The products for query [batch, heads, n, d], key and value [batch, kv_heads, n, d], in the fastest way found."""
+    kinds: dict[str, Product] = {"torch.mm": mm}
+    if query.device.type == "cpu" and torch.backends.mkldnn.is_available():
+        kinds["oneDNN"] = linear
+    if query.device.type == "cpu":
+        torch.set_num_threads(1)  # each thread of the pool does whole blocks
+    else:
+        threads = 1
+    trials = []
+    for rows in ROWS:
+        blocks = _blocks(query, key, value, rows)
+        q, k, v = blocks[len(blocks) // 2]
+        first, scores = _fastest(kinds, q, k), mm(q, k)
+        second = _fastest(kinds, scores, v)
+        found = Products(
+            blocks, kinds[first], kinds[second], threads, f"{first} and {second}, {rows} queries of a KV head at a time"
+        )
+        trials.append((_seconds(found, query.device), found))
+    return min(trials, key=lambda trial: trial[0])[1]
+
+
+def _blocks(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
+    """Queries of a KV head's group, the keys and the values (transposed views) that they see; long blocks first."""
+    batch, heads, length, width = query.shape
+    group = heads // key.shape[1]
+    blocks = []
+    for stop in range(length, 0, -rows):
+        start = max(stop - rows, 0)
+        for text in range(batch):
+            for kv in range(key.shape[1]):
+                q = query[text, kv * group : (kv + 1) * group, start:stop].reshape(-1, width)
+                blocks.append((q, key[text, kv, :stop], value[text, kv, :stop].t()))
+    return tuple(blocks)
+
+
+def _fastest(kinds: dict[str, Product], rows: Tensor, cols: Tensor) -> str:
+    return min(kinds, key=lambda name: _seconds(lambda: kinds[name](rows, cols), rows.device))
+
+
+def _seconds(work: Callable[[], object], device: torch.device) -> float:
+    """The least of a few trials, after one that is not counted."""
+    found = []
+    for _ in range(TRIALS + 1):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        found.append(time.perf_counter() - start)
+    return min(found[1:])

@@ -1,0 +1,216 @@
+"""The run behind `probe bench`: tests, then every group of cases, kept in a run folder as they come."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import probe
+from probe.benchmarks.crew import Measured, measure
+from probe.benchmarks.gate import check_agreement, kernel_tests, run_tests
+from probe.benchmarks.kernel_cases import serving
+from probe.benchmarks.plan import Group, Settings, groups
+from probe.benchmarks.record import Benchmark
+from probe.errors import UsageError
+from probe.manifest import Manifest, hardware, peak_memory, versions
+from probe.runs import RunFolder
+from probe.sources import resolve, weights_hash
+
+PEER_LIBRARIES = ("transformers", "transformer-lens", "nnsight", "triton")
+Progress = Callable[[int, int], None]
+
+
+def silent(done: int, total: int) -> None:
+    """No progress."""
+
+
+def run(
+    settings: Settings,
+    *,
+    out: Path,
+    tests: Path | None = None,
+    progress: Progress = silent,
+    note: Callable[[str], None] = lambda text: None,
+) -> Benchmark:
+    """Times and memory of every case of the plan, saved in `out`; a run that was cut off goes on where it stood.
+
+    tests: what must pass first; None for the checkout's kernel tests. Raises ProbeError, before anything is timed,
+    where a test fails or an implementation disagrees with the reference.
+    """
+    refused = serving(settings)
+    implementations = [name for name, reason in refused.items() if not reason]
+    refused = {name: reason for name, reason in refused.items() if reason}
+    with RunFolder(out, config(settings)) as folder:
+        if folder.finished:
+            return Benchmark.load(out)
+        done = {sample["group"]: sample for sample in folder.samples()}
+        if "checked" in done:
+            checked = done["checked"]["facts"]
+        else:
+            checked = check(settings, implementations, tests, note)
+            folder.append({"group": "checked", "facts": checked})
+        plan = groups(settings, implementations)
+        total = sum(len(group.cases) * (group.rounds + 1) for group in plan)
+        turns = 0
+        for group in plan:
+            if group.name not in done:
+                cases, times = _skipped(group, done), []
+                if not cases:
+                    cases, times = measure(group, settings, turn=lambda n, before=turns: progress(before + n, total))
+                done[group.name] = {"group": group.name, "length": group.length, "cases": cases, "times": times}
+                folder.append(done[group.name])
+            turns += len(group.cases) * (group.rounds + 1)
+            progress(turns, total)
+        found = Benchmark(
+            manifest=manifest(settings, seconds=folder.seconds),
+            machine=machine(settings),
+            checked=checked,
+            refused=refused,
+            cases=table(plan, done),
+            times=pd.DataFrame([{"group": group.name} | time for group in plan for time in done[group.name]["times"]]),
+        )
+        found.save(out)
+        return found
+
+
+def check_device(settings: Settings) -> None:
+    """Raises UsageError where this machine has no such device."""
+    kind = settings.device.partition(":")[0]
+    there = {"cpu": True, "cuda": torch.cuda.is_available()}
+    if not there.get(kind, False):
+        raise UsageError(f"--device: expected cpu or a CUDA device that is there, got {settings.device}")
+
+
+def check(
+    settings: Settings, implementations: Sequence[str], tests: Path | None, note: Callable[[str], None]
+) -> dict[str, Any]:
+    """What the tests and the comparison with the reference gave. Raises ProbeError on red."""
+    checked: dict[str, Any] = {"tests": None, "passed": 0, "seconds": 0.0}
+    tests = tests or kernel_tests()
+    if tests is not None:
+        note(f"running the tests in {tests}, before anything is measured")
+        checked = run_tests(tests)
+    return checked | {"difference": check_agreement(settings, implementations)}
+
+
+def table(plan: Sequence[Group], done: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """The records of all cases, with what they are multiples of."""
+    rows = []
+    for group in plan:
+        cases = done[group.name]["cases"]
+        seconds = {case["method"]: case["seconds"] for case in cases}
+        plain, products = seconds.get(group.cases[0].method), seconds.get("products")
+        for case in cases:
+            taken = case["seconds"]
+            rows.append(
+                {"suite": group.suite, "length": group.length, "group": group.name, "peer": group.peer}
+                | case
+                | {
+                    "ratio": taken / plain if taken and plain else None,
+                    "products": taken / products if taken and products else None,
+                }
+            )
+    numbers = ("seconds", "low", "high", "held", "peak", "growth", "ratio", "products")
+    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+
+
+def config(settings: Settings) -> dict[str, Any]:
+    """What makes a run this run: another machine, library or line of code is another run."""
+    return {"settings": asdict(settings), "machine": machine(settings), "code": code()}
+
+
+def machine(settings: Settings) -> dict[str, Any]:
+    """Where the cases run: device, processor, cores and memory, and the versions of everything measured."""
+    found = versions()
+    for name in PEER_LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    return {
+        "device": torch.cuda.get_device_name(settings.device) if settings.device.startswith("cuda") else "CPU",
+        "processor": processor(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": settings.threads,
+        "memory": memory,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": found,
+    }
+
+
+def processor() -> str:
+    """The processor's name, as it calls itself."""
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        for line in facts.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def code() -> str:
+    """Sixteen hex digits of the sources that are measured and that measure."""
+    digest = hashlib.sha256()
+    root = Path(probe.__file__).parent
+    # kernels/ and benchmarks/ are links in a checkout, which a search of their parent does not follow
+    found = {path for folder in (root, root / "kernels", root / "benchmarks") for path in folder.rglob("*")}
+    for path in sorted(found):
+        relative = path.relative_to(root)
+        if path.suffix in (".py", ".cpp", ".h") and relative.parts[0] not in ("analyses", "app"):
+            digest.update(relative.as_posix().encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def manifest(settings: Settings, *, seconds: float) -> Manifest:
+    """The manifest of a finished run; a run of kernels alone has no model."""
+    model = settings.suite != "kernels"
+    source = resolve(settings.model, revision=settings.revision) if model else None
+    return Manifest(
+        analysis="bench",
+        name=settings.model if model else "kernels",
+        model=source.model if source else "none",
+        revision=source.revision if source else None,
+        weights_hash=weights_hash(source) if source else "",
+        dtype=settings.dtype,
+        device=settings.device,
+        hardware=hardware(torch.device(settings.device)),
+        attention="see cases",
+        seed=settings.seed,
+        bos=None,
+        prompts=(),
+        options=json.loads(json.dumps(asdict(settings))) | {"code": code()},
+        interventions=(),
+        versions=versions(),
+        elapsed=seconds,
+        peak_memory=peak_memory(),
+        peak_device_memory=None,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+def _skipped(group: Group, done: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The record of a peer for which a shorter length was too much already; empty where it is still to be tried."""
+    peer = group.cases[-1]
+    for sample in done.values() if group.peer else ():
+        for case in sample.get("cases", ()):
+            failed = case["name"] == peer.name and case["status"] in ("out of memory", "timeout")
+            if failed and sample["length"] < group.length:
+                reason = f"{case['reason']} with {sample['length']:,} tokens already"
+                return [Measured(peer, status="skipped", reason=reason).record()]
+    return []
