@@ -38,7 +38,8 @@ def unavailable() -> str | None:
             build(library)
         torch.ops.load_library(str(library))
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
-        reason = next((line for line in str(error).splitlines() if "error" in line.lower()), type(error).__name__)
+        said = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in said if "error:" in line), said[0])
         log.warning("the CPU kernels could not be built, so slower ones run: %s", reason)
         return f"could not be built: {reason}"
     return None
@@ -59,7 +60,8 @@ def place() -> Path:
     version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=False).stdout
     for fact in (*FLAGS, torch.__version__, torch.version.cuda, sys.version, version, *processor()):
         digest.update(str(fact).encode())
-    return Path(get_default_build_root()) / "probe_native" / f"attention-{digest.hexdigest()[:16]}.so"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    return Path(root) / "probe_native" / f"attention-{digest.hexdigest()[:16]}.so"
 
 
 def processor() -> Iterator[str]:
