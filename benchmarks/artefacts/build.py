@@ -23,7 +23,7 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from probe.benchmarks.artefacts.cases import CASES, CAPABILITIES, WIDTHS
+from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, WIDTHS
 from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, loops, mix, parse
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
@@ -66,6 +66,8 @@ def compiling(capability: int) -> Iterator[list[Launch]]:
     def compile_only(self, *args, grid, warmup, **options):
         compiled = run(self, *args, grid=grid, warmup=True, **options)
         named = {p.name: options[p.name] for p in self.params if p.is_constexpr and p.name in options}
+        if not isinstance(compiled, CompiledKernel):
+            raise RuntimeError(f"{self.__name__}: expected a compiled kernel, got {compiled!r}")
         integers = {name: int(value) for name, value in named.items() if isinstance(value, int)}
         launches.append(Launch(self.__name__, integers, compiled))
         return compiled
@@ -80,13 +82,13 @@ def compiling(capability: int) -> Iterator[list[Launch]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """What machine code and metadata of one kernel show. All counts but `products` and `loops` are of the main loop.
+    """What machine code and metadata of one kernel show.
 
     registers: of a thread. shared: bytes of a program. spilled: bytes of a thread's local memory, stack included.
-    products: matrix-product instructions of the kernel. loops: its loops that hold some; the main loop has the most of
-    them, and of two that have as many is the shorter, which is for tiles that carry no mask. mix: instructions of one warp, by pipe. copies: asynchronous ones.
-    shared_bytes: of a warp's traffic with shared memory. multiplies: a warp's multiply-adds in matrix products, 0 where
-    the instruction does not show its shape.
+    products: matrix-product instructions. loops: loops that hold some. The main loop has the most of them, and of two
+    that have as many is the shorter, which is for tiles that carry no mask; the rest is about it. mix: instructions of
+    one warp, by pipe. copies: asynchronous ones. shared_bytes: a warp's traffic with shared memory. multiplies: what a
+    warp multiplies and adds in matrix products, 0 where the instruction does not show its shape.
     """
 
     case: str

@@ -61,7 +61,7 @@ def decode(width: int, capability: tuple[int, int]) -> object:
 def top(width: int, capability: tuple[int, int]) -> object:
     """The eight largest weights."""
     query, key, lse = tensors(width)
-    return launch.top(query, key, lse, k=8, tiles=forward_tiles(width, query.dtype, capability), **SCORING)
+    return launch.top(query, key, lse[..., None], k=8, tiles=forward_tiles(width, query.dtype, capability), **SCORING)
 
 
 def partial(width: int, capability: tuple[int, int]) -> object:

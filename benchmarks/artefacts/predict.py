@@ -1,4 +1,4 @@
-"""The time that a kernel's main loop takes at the least on a device, from its instructions: a prediction, not a measurement.
+"""The least time that a kernel's main loop may take on a device, from its instructions: predicted, never measured.
 
 Every part of a multiprocessor does so much in a clock cycle: the table says how much, from NVIDIA's documents. A pass
 through the loop keeps each part busy for some cycles. Were they all busy at once, the pass would take as long as the
@@ -36,15 +36,9 @@ class Device:
 # CUDA C++ Programming Guide, "Arithmetic Instructions" (exponentials, fp32, alu) and "Compute Capabilities" (limit);
 # whitepapers of the A100 and H100 (multiplies); FlashAttention-4 (Zadouri et al. 2026) for the B200.
 DEVICES = {
-    80: Device(
-        name="A100", multiplies=1024, exponentials=16, fp32=64, alu=64, warps=4, shared=128, limit=163 * 1024
-    ),
-    90: Device(
-        name="H100", multiplies=2048, exponentials=16, fp32=128, alu=64, warps=4, shared=128, limit=227 * 1024
-    ),
-    100: Device(
-        name="B200", multiplies=4096, exponentials=16, fp32=128, alu=64, warps=4, shared=128, limit=227 * 1024
-    ),
+    80: Device(name="A100", multiplies=1024, exponentials=16, fp32=64, alu=64, warps=4, shared=128, limit=163 * 1024),
+    90: Device(name="H100", multiplies=2048, exponentials=16, fp32=128, alu=64, warps=4, shared=128, limit=227 * 1024),
+    100: Device(name="B200", multiplies=4096, exponentials=16, fp32=128, alu=64, warps=4, shared=128, limit=227 * 1024),
 }
 
 

@@ -6,16 +6,18 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+ARITHMETIC = (
+    "FMNMX FSEL FSET FCHK SEL ISETP IADD LOP LEA SHF PRMT F2FP MOV VIADD IMNMX VIMNMX PLOP P2R R2P CS2R IABS I2FP BMSK "
+    "SGXT POPC FLO"
+)
+
 # Beginnings of opcodes; the longest that fits decides. What begins like none of them is "other": control, barriers,
 # arithmetic on uniform registers.
 PIPE_OF = {
     "tensor": ("HMMA", "HGMMA", "UTCHMMA", "IMMA", "QGMMA", "UTCQMMA"),
     "mufu": ("MUFU",),
     "fp32": ("FFMA", "FMUL", "FADD", "HADD2", "HFMA2", "HMUL2", "IMAD"),
-    "alu": tuple(
-        "FMNMX FSEL FSET FCHK SEL ISETP IADD LOP LEA SHF PRMT F2FP MOV VIADD IMNMX VIMNMX PLOP P2R R2P CS2R IABS I2FP "
-        "BMSK SGXT POPC FLO".split()
-    ),
+    "alu": tuple(ARITHMETIC.split()),
     "memory": ("LDG", "LDS", "LDT", "STG", "STS", "STT", "LDL", "STL", "UTMA", "UBLKCP", "ATOM", "RED", "LDC"),
     "other": ("LDGDEPBAR", "SHFL", "REDUX"),
 }
@@ -23,7 +25,7 @@ PIPES = tuple(PIPE_OF)
 ASYNCHRONOUS = ("LDGSTS", "UTMALDG", "UBLKCP")
 
 _LABEL = re.compile(r"^\s*(\.L_[\w.]+):")
-_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[T\d]\w*\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)\s*(.*?);")
+_INSTRUCTION = re.compile(r"^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P[T\d]\w*\s+)?([A-Z][A-Z0-9_]*)((?:\.\w+)*)\s*(.*?)\s*;")
 _TARGET = re.compile(r"`\((\.L_[\w.]+)\)")
 
 
@@ -38,7 +40,9 @@ class Instruction:
     @property
     def pipe(self) -> str:
         """The part of the processor that executes it."""
-        fits = [(len(start), pipe) for pipe, starts in PIPE_OF.items() for start in starts if self.opcode.startswith(start)]
+        fits = [
+            (len(start), pipe) for pipe, starts in PIPE_OF.items() for start in starts if self.opcode.startswith(start)
+        ]
         return max(fits)[1] if fits else "other"
 
     @property
@@ -49,7 +53,7 @@ class Instruction:
 
     @property
     def shared_bytes(self) -> int:
-        """Shared memory that a warp reads or writes through it, at most: threads that read the same are not told apart."""
+        """Shared memory that a warp reads or writes, at most: threads that read the same bytes are not told apart."""
         if self.opcode not in ("LDS", "LDSM", "STS", "STSM", "LDGSTS"):
             return 0
         parts = self.modifiers.split(".")
@@ -59,7 +63,7 @@ class Instruction:
 
     @property
     def multiplies(self) -> int:
-        """Multiply-adds of a matrix product of one warp, or of its share of four warps'; 0 where operands do not say."""
+        """Multiply-adds of a warp, its share where four warps work as one; 0 where the instruction has no shape."""
         if self.opcode == "HMMA":
             return {".16816": 16 * 8 * 16, ".1688": 16 * 8 * 8}.get(self.modifiers[: self.modifiers.find(".", 1)], 0)
         shape = re.match(r"\.(\d+)x(\d+)x(\d+)\b", self.modifiers) if self.opcode == "HGMMA" else None

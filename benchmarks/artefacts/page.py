@@ -1,0 +1,156 @@
+"""The page that says what the Triton kernels compile to, docs/kernels.md, written from artefacts and never by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from probe.benchmarks.artefacts.build import Artefact
+from probe.benchmarks.artefacts.cases import TOKENS
+from probe.benchmarks.artefacts.predict import DEVICES, apart, busy, overlapped
+from probe.benchmarks.artefacts.sass import PIPES
+
+ROWS_TARGET, COLUMNS_TARGET = 1.15, 1.6
+
+HEAD = """# What the Triton kernels compile to
+
+Written by `python -m probe.benchmarks.artefacts`; do not edit. {versions}.
+
+**Nothing here ran on a GPU.** Every kernel is compiled to machine code for three devices, and the code is read: how
+many registers a thread takes, how much shared memory a program, whether anything spills, and which instructions stand
+in the main loop. The overhead at the end is predicted from those, and is no measurement. Inputs are float16, 8 query
+heads on 2 KV heads, causal, {tokens:,} tokens. Tiles are those that `attend` chooses for the device.
+
+Cases: *plain* is the forward pass without statistics, which is plain flash attention; *rows* adds lse, entropy,
+distance, windowed distance and the largest weight with its key; *rows and n sets* also the mass of n key sets;
+*received* is the second sweep, which gives what each key receives; *pooled*, *tile*, *top 8* (the largest weights after
+the first), *partial* (the partial sums of four key sets) and *decode* (*rows* for one query, its keys split over
+programs, and the kernel that puts the parts together) are the others.
+
+## Resources
+"""
+
+MODEL = """
+## The main loop
+
+Instructions of a thread for each query-key pair, by what executes them: tensor cores, exponential unit, FP32, integers
+with comparisons and conversions, memory, and the rest (control, barriers, arithmetic for the whole warp, shuffles). A
+matrix product of a whole tile is one instruction for a warp, or four warps, and so a fraction. Branches that a tile may
+skip are counted as if none did: those of key sets, for tiles without members, and those of *pooled*, for tiles that lie
+wholly inside the mask.
+"""
+
+PREDICTION = """
+## Predicted overhead
+
+A multiprocessor does this much in a cycle (CUDA C++ Programming Guide, NVIDIA's whitepapers, and for the B200's tensor
+cores FlashAttention-4):
+
+{devices}
+
+A pass through the main loop keeps each part busy for so many cycles. If all parts work at once, it takes as long as the
+busiest (*overlapped*); if the tensor cores stand still while anything else runs, as long as they and the busiest of
+the others together (*apart*). Real kernels lie between. Left out: latency, barriers, the memory of the device, what a
+product reads from shared memory by itself, and tiles at the edge of the mask. Cycles are for 1,000 pairs.
+"""
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table, all columns but the first set to the right."""
+    head = list(head)
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def device_name(artefact: Artefact) -> str:
+    """Such as H100 (9.0)."""
+    major, minor = divmod(artefact.capability, 10)
+    return f"{DEVICES[artefact.capability].name} ({major}.{minor})"
+
+
+def resources(artefacts: list[Artefact]) -> str:
+    """Registers, shared memory and spills of every kernel."""
+    rows = []
+    for a in artefacts:
+        tile = f"{a.constants['ROWS']} x {a.constants['COLS']}" if "ROWS" in a.constants else ""
+        limit = DEVICES[a.capability].limit
+        shared = f"{a.shared / 1024:.0f} of {limit / 1024:.0f}"
+        cells = (f"{a.case}: `{a.kernel}`", device_name(a), a.width, tile, a.warps, a.registers, shared, a.spilled)
+        rows.append((*cells, a.copies if a.loops else "no loop"))
+    head = ("kernel", "device", "head size", "tile", "warps", "registers", "shared memory, KiB", "bytes spilled")
+    return table((*head, "asynchronous copies in the loop"), rows)
+
+
+def loops(artefacts: list[Artefact]) -> str:
+    """Instructions for each pair in the main loops."""
+    rows = []
+    for a in artefacts:
+        if a.loops:
+            each = [32 * a.warps * a.mix[pipe] / a.pairs for pipe in PIPES]
+            rows.append([a.case, device_name(a), a.width, *(f"{n:.2f}" for n in each), f"{sum(each):.2f}"])
+    names = ("tensor", "exponential", "FP32", "integer", "memory", "other", "all")
+    return table(("kernel", "device", "head size", *names), rows)
+
+
+def devices() -> str:
+    """What the prediction takes a multiprocessor to do."""
+    rows = [[d.name, f"{d.multiplies:,}", d.exponentials, d.fp32, d.alu, d.warps, d.shared] for d in DEVICES.values()]
+    head = ("device", "multiply-adds on tensor cores", "exponentials", "FP32", "integer", "instructions of warps")
+    return table((*head, "bytes of shared memory"), rows)
+
+
+def overheads(artefacts: list[Artefact]) -> str:
+    """Predicted cycles of plain attention, and how many times as many statistics take, both ways of counting."""
+    by_case = {(a.case, a.capability, a.width): a for a in artefacts if a.loops}
+    rows = []
+    for (case, capability, width), plain in by_case.items():
+        if case != "plain":
+            continue
+        others = [by_case[name, capability, width] for name in ("rows", "rows and 4 sets", "received")]
+        cells: list[object] = [device_name(plain), width]
+        for least in (overlapped, apart):
+            with_rows, with_sets, received = (least(other) / least(plain) for other in others)
+            cells += [f"{least(plain):.0f}"] if least is apart else [f"{least(plain):.0f}, {busiest(plain)}"]
+            cells += [f"{with_rows:.2f}", f"{with_sets:.2f}", f"{1 + received:.2f}", f"{with_rows + received:.2f}"]
+        rows.append(cells)
+    ratios = ("rows", "rows and 4 sets", "plain and received", "rows and received")
+    head = ["device", "head size", "plain, overlapped", *(f"{name}, overlapped" for name in ratios)]
+    return table([*head, "plain, apart", *(f"{name}, apart" for name in ratios)], rows)
+
+
+def busiest(artefact: Artefact) -> str:
+    """The part of the multiprocessor that the main loop waits for."""
+    cycles = busy(artefact)
+    return max(cycles, key=cycles.__getitem__)
+
+
+def verdict(artefacts: list[Artefact]) -> str:
+    """Which targets are met, by whichever way of counting."""
+    by_case = {(a.case, a.capability, a.width): a for a in artefacts if a.loops}
+    lines = []
+    for name, target, case in (
+        ("row statistics", ROWS_TARGET, "rows"),
+        ("column statistics", COLUMNS_TARGET, "received"),
+    ):
+        found = []
+        for (other, capability, width), plain in by_case.items():
+            if other == "plain":
+                extra = 1 if case == "received" else 0
+                ratios = [
+                    extra + least(by_case[case, capability, width]) / least(plain) for least in (overlapped, apart)
+                ]
+                met = "met" if max(ratios) <= target else "met one way" if min(ratios) <= target else "missed"
+                found.append(f"{DEVICES[capability].name} {width}: {ratios[0]:.2f} and {ratios[1]:.2f}, {met}")
+        lines.append(f"- {name}, at most {target}x of plain attention (overlapped and apart): {'; '.join(found)}.")
+    return "\n".join(lines) + "\n"
+
+
+def page(artefacts: list[Artefact], versions: str) -> str:
+    """The whole page, Markdown."""
+    parts = [HEAD.format(versions=versions, tokens=TOKENS), resources(artefacts), MODEL, loops(artefacts)]
+    parts += [
+        PREDICTION.format(devices=devices()),
+        overheads(artefacts),
+        "\nAgainst the targets:\n\n",
+        verdict(artefacts),
+    ]
+    return "\n".join(part.rstrip("\n") + "\n" for part in parts)

@@ -1,0 +1,53 @@
+"""The page about artefacts, from artefacts by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from probe.benchmarks.artefacts.build import Artefact
+from probe.benchmarks.artefacts.page import page, verdict
+
+PLAIN = Artefact(
+    case="plain",
+    kernel="forward_kernel",
+    capability=90,
+    width=64,
+    warps=4,
+    constants={"ROWS": 64, "COLS": 32, "DIMS": 64, "VALUE_DIMS": 64},
+    registers=100,
+    shared=32 * 1024,
+    spilled=0,
+    products=4,
+    loops=2,
+    mix={"tensor": 4, "mufu": 16, "fp32": 40, "alu": 20, "memory": 4, "other": 16},
+    copies=2,
+    shared_bytes=0,
+    multiplies=0,
+)
+
+
+def artefacts(fp32_of_rows: int) -> list[Artefact]:
+    """Plain and with statistics: products keep 128 cycles busy, exponentials 128, issue as many as instructions."""
+    rows = replace(PLAIN, case="rows", mix=PLAIN.mix | {"fp32": fp32_of_rows}, registers=120)
+    sweep = {"constants": {"ROWS": 64, "COLS": 32, "DIMS": 64}, "mix": PLAIN.mix | {"mufu": 8, "fp32": 20}}
+    return [PLAIN, rows, replace(rows, case="rows and 4 sets"), replace(PLAIN, case="received", **sweep)]
+
+
+@pytest.mark.parametrize(
+    ("fp32", "words"), [(68, "1.00 and 1.00, met"), (90, "1.17 and 1.09, met one way"), (200, "2.03 and 1.52, missed")]
+)
+def test_a_target_is_met_when_both_ways_of_counting_meet_it(fp32, words):
+    """Issue takes 60 cycles and one more for each FP32 instruction; all else 128 at most, and products 128."""
+    rows, columns = verdict(artefacts(fp32)).splitlines()
+    assert rows.endswith(f"H100 64: {words}.")
+    assert columns.endswith("H100 64: 1.56 and 1.53, met.")
+
+
+def test_the_page_has_every_kernel_and_says_that_nothing_ran():
+    text = page(artefacts(90), "Triton 1.2.3")
+    assert "Nothing here ran on a GPU" in text and "Triton 1.2.3" in text
+    assert "| rows: `forward_kernel` | H100 (9.0) | 64 | 64 x 32 | 4 | 120 | 32 of 227 | 0 | 2 |" in text
+    assert "| received | H100 (9.0) | 64 | 0.25 | 0.50 | 1.25 | 1.25 | 0.25 | 1.00 | 4.50 |" in text
+    assert "| H100 (9.0) | 64 | 62, products |" in text

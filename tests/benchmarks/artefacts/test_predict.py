@@ -1,0 +1,50 @@
+"""Predicted cycles, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from probe.benchmarks.artefacts.build import Artefact
+from probe.benchmarks.artefacts.predict import apart, busy, overlapped
+
+
+def artefact(**changes) -> Artefact:
+    """A pass over 64 x 32 pairs by 4 warps, 16 pairs a thread."""
+    made = {
+        "case": "plain",
+        "kernel": "forward_kernel",
+        "capability": 90,
+        "width": 64,
+        "warps": 4,
+        "constants": {"ROWS": 64, "COLS": 32, "DIMS": 64, "VALUE_DIMS": 128},
+        "registers": 100,
+        "shared": 1000,
+        "spilled": 0,
+        "products": 4,
+        "loops": 1,
+        "mix": {"tensor": 4, "mufu": 16, "fp32": 64, "alu": 32, "memory": 4, "other": 8},
+        "copies": 2,
+        "shared_bytes": 1024,
+        "multiplies": 0,
+    }
+    return Artefact(**made | changes)
+
+
+def test_each_part_by_hand():
+    """Of 2,048 pairs on an H100, in cycles: products 2048 * 192 / 2048, exponentials 128 * 16 / 16, and so on."""
+    cycles = {part: each * 2.048 for part, each in busy(artefact()).items()}
+    assert cycles == pytest.approx(
+        {"products": 192, "exponentials": 128, "fp32": 64, "alu": 64, "issue": 128, "shared memory": 32}
+    )
+
+
+def test_the_busiest_part_decides_or_the_products_and_the_busiest_of_the_rest():
+    assert overlapped(artefact()) == pytest.approx(192 / 2.048)
+    assert apart(artefact()) == pytest.approx((192 + 128) / 2.048)
+
+
+def test_older_devices_multiply_and_add_more_slowly():
+    older, newer = busy(artefact(capability=80)), busy(artefact(capability=100))
+    assert older["products"] == 4 * newer["products"]
+    assert older["fp32"] == 2 * newer["fp32"]
+    assert older["exponentials"] == newer["exponentials"]
