@@ -102,6 +102,7 @@ def _switch(hf: PreTrainedModel, name: str) -> None:
         hf.set_attn_implementation({part: name})
 
 
+@torch.compiler.disable  # a graph break: what observers and interventions do is not for tracing
 def probe_attention(
     module: nn.Module,
     query: Tensor,
@@ -177,6 +178,7 @@ def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: i
     return Mask(causal=False, pairs=given[..., :keys], first_query=keys - queries)
 
 
+@torch.compiler.disable
 def probe_mask(
     batch_size: int,
     q_length: int,
