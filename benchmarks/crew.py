@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
@@ -40,12 +40,8 @@ class Worker:
     """The process of one case. A context manager, after which the process is gone."""
 
     def __init__(self, case: Case, group: Group, settings: Settings) -> None:
-        self._timeout = settings.timeout
-        free = available() if settings.device == "cpu" else None
-        self.limit = settings.memory_limit if free is None else min(settings.memory_limit, free)
-        self._limit_words = gigabytes(self.limit)
-        if self.limit < settings.memory_limit:
-            self._limit_words += f", all that was free ({gigabytes(settings.memory_limit)} asked)"
+        self.limit = settings.memory_limit
+        self._settings = settings
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "probe.benchmarks.worker"],
@@ -58,22 +54,22 @@ class Worker:
             start_new_session=True,  # an interruption of this command reaches this process alone, which ends the others
         )
         self._lines: queue.Queue[str] = queue.Queue()
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
         self._spec = {
-            "case": asdict(case),
-            "settings": asdict(settings),
-            "suite": group.suite,
-            "length": group.length,
-            "limit": self.limit,
-        }
+            "case": asdict(case), "settings": asdict(settings), "suite": group.suite, "length": group.length,
+        }  # fmt: skip
 
     def prepare(self) -> dict[str, Any]:
         """What the case says when it is ready: memory held, and facts. Raises Ended."""
-        return self._ask(self._spec, STARTING)
+        free = available() if self._settings.device == "cpu" else None
+        if free is not None:
+            self.limit = min(self.limit, free)
+        return self._ask(self._spec | {"limit": self.limit}, STARTING)
 
     def repeat(self, calls: int) -> dict[str, Any]:
         """Seconds of a call, and memory, from one repetition. Raises Ended."""
-        return self._ask({"calls": calls}, self._timeout)
+        return self._ask({"calls": calls}, self._settings.timeout)
 
     def _ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -82,7 +78,7 @@ class Worker:
             line = self._lines.get(timeout=timeout)
         except queue.Empty:
             self.close()
-            raise Ended("timeout", f"no answer within {timeout:.0f} s") from None
+            raise Ended("timeout", f"no answer within {timeout:g} s") from None
         except BrokenPipeError:
             line = ""
         if not line:
@@ -100,7 +96,9 @@ class Worker:
         self._errors.seek(0)
         lines = [line.strip() for line in self._errors.read().splitlines() if line.strip()]
         if status == -signal.SIGKILL or any(word in line for word in NO_MEMORY for line in lines[-3:]):
-            return Ended("out of memory", f"out of memory at {self._limit_words}")
+            asked = self._settings.memory_limit
+            less = "" if self.limit == asked else f", all that was free ({gigabytes(asked)} asked)"
+            return Ended("out of memory", f"out of memory at {gigabytes(self.limit)}{less}")
         return Ended("error", explanation(lines) or f"ended with status {status}")
 
     def close(self) -> None:
@@ -114,12 +112,11 @@ class Worker:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-        for stream in (self._process.stdin, self._errors):
+        self._listener.join()
+        for stream in (self._process.stdin, self._process.stdout, self._errors):
             assert stream is not None
-            try:
+            with suppress(BrokenPipeError):  # a question that was never read
                 stream.close()
-            except BrokenPipeError:
-                continue
 
 
 def gigabytes(size: int) -> str:
@@ -182,12 +179,11 @@ def measure(
     times: list[dict[str, Any]] = []
     turns = 0
     with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
+        # started together, for imports take longer than much of what follows; then ready one by one
+        workers = {each.case.name: stack.enter_context(Worker(each.case, group, settings)) for each in found}
         for each in found:
-            worker = stack.enter_context(Worker(each.case, group, settings))
-            workers[each.case.name] = worker
-            each.limit = worker.limit
-            ready = _unless_ended(each, worker.prepare)
+            ready = _unless_ended(each, workers[each.case.name].prepare)
+            each.limit = workers[each.case.name].limit
             if ready is not None:
                 each.held, each.facts = ready["held"], ready["facts"]
         # the case that may fail goes first in the uncounted round: where it does, there is nothing to compare

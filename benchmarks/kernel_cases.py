@@ -110,7 +110,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         torch.special.entr(weights).sum(-1),
         position - weights @ position.float(),
         *weights.max(-1),
-        weights.mean(2),
+        weights.sum(2) / (length - position),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from probe.errors import UsageError
@@ -19,7 +19,8 @@ class Settings:
 
     lengths: tokens. repeats: timed rounds, after one that is not counted. threads: of each case. batch, heads,
     kv_heads, head_dim: shapes of the kernel cases. model, revision: of the model cases. memory_limit: bytes that one
-    case may take. timeout: seconds that one repetition may take.
+    case may take. timeout: seconds that one repetition may take. only: methods and implementations to measure beside
+    the plain case, empty for all.
     """
 
     suite: Suite = "kernels"
@@ -37,6 +38,7 @@ class Settings:
     memory_limit: int = 20 * 10**9
     timeout: float = 600.0
     seed: int = 0
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.heads % self.kv_heads:
@@ -101,6 +103,10 @@ PEERS = (
 
 def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
     """The groups to measure, in order; `implementations` are those that can serve the kernel cases here."""
+    known = {case.method for case in (SDPA, PRODUCTS, DENSE, *FLEX, PLAIN, OURS, *PEERS)} | set(implementations)
+    wrong = [name for name in settings.only if name not in known]
+    if wrong:
+        raise UsageError(f"--case: expected one of {', '.join(sorted(known))}, got {wrong[0]}")
     planned: list[Group] = []
     if settings.suite in ("kernels", "all"):
         ours = tuple(
@@ -119,4 +125,13 @@ def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
             planned += [
                 Group(suite="model", length=length, cases=(PLAIN, peer), rounds=rounds, peer=True) for peer in PEERS
             ]
-    return planned
+    kept = [chosen for group in planned if (chosen := _only(group, settings.only)) is not None]
+    if not kept:
+        raise UsageError(f"--case {', '.join(settings.only)} leaves nothing of --suite {settings.suite}")
+    return kept
+
+
+def _only(group: Group, names: Sequence[str]) -> Group | None:
+    """The group with its plain case and those named; None if only the plain case is left."""
+    kept = [case for case in group.cases[1:] if not names or {case.method, case.implementation} & set(names)]
+    return replace(group, cases=(group.cases[0], *kept)) if kept else None

@@ -54,9 +54,9 @@ class Products:
         with ThreadPoolExecutor(self.threads) as pool:
             list(pool.map(self._do, self.blocks))
 
-    def _do(self, block: tuple[Tensor, Tensor, Tensor]) -> None:
+    def _do(self, block: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         q, k, v = block
-        self.second(self.first(q, k), v)
+        return self.second(self.first(q, k), v)
 
 
 def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Products:

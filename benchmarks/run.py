@@ -21,10 +21,12 @@ import torch
 import probe
 from probe.benchmarks.crew import Measured, measure
 from probe.benchmarks.gate import check_agreement, kernel_tests, run_tests
-from probe.benchmarks.kernel_cases import serving
+from probe.benchmarks.kernel_cases import inputs, serving
 from probe.benchmarks.plan import Group, Settings, groups
 from probe.benchmarks.record import Benchmark
 from probe.errors import UsageError
+from probe.kernels.attend import chosen
+from probe.kernels.contract import Request
 from probe.manifest import Manifest, hardware, peak_memory, versions
 from probe.runs import RunFolder
 from probe.sources import resolve, weights_hash
@@ -51,7 +53,7 @@ def run(
     where a test fails or an implementation disagrees with the reference.
     """
     refused = serving(settings)
-    implementations = [name for name, reason in refused.items() if not reason]
+    plan = groups(settings, [name for name, reason in refused.items() if not reason])
     refused = {name: reason for name, reason in refused.items() if reason}
     with RunFolder(out, config(settings)) as folder:
         if folder.finished:
@@ -60,9 +62,8 @@ def run(
         if "checked" in done:
             checked = done["checked"]["facts"]
         else:
-            checked = check(settings, implementations, tests, note)
+            checked = check(settings, plan, tests, note)
             folder.append({"group": "checked", "facts": checked})
-        plan = groups(settings, implementations)
         total = sum(len(group.cases) * (group.rounds + 1) for group in plan)
         turns = 0
         for group in plan:
@@ -94,16 +95,17 @@ def check_device(settings: Settings) -> None:
         raise UsageError(f"--device: expected cpu or a CUDA device that is there, got {settings.device}")
 
 
-def check(
-    settings: Settings, implementations: Sequence[str], tests: Path | None, note: Callable[[str], None]
-) -> dict[str, Any]:
+def check(settings: Settings, plan: Sequence[Group], tests: Path | None, note: Callable[[str], None]) -> dict[str, Any]:
     """What the tests and the comparison with the reference gave. Raises ProbeError on red."""
     checked: dict[str, Any] = {"tests": None, "passed": 0, "seconds": 0.0}
     tests = tests or kernel_tests()
     if tests is not None:
         note(f"running the tests in {tests}, before anything is measured")
         checked = run_tests(tests)
-    return checked | {"difference": check_agreement(settings, implementations)}
+    query, key, _ = inputs(settings, 8)
+    names = {case.implementation for group in plan for case in group.cases if case.implementation}
+    serve = {chosen(query, key, request=Request(lse=True), implementation=name) for name in names}
+    return checked | {"difference": check_agreement(settings, sorted(serve))}
 
 
 def table(plan: Sequence[Group], done: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:

@@ -31,7 +31,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     asked = json.loads(sys.stdin.readline())
-    settings = Settings(**asked["settings"] | {"lengths": tuple(asked["settings"]["lengths"])})
+    settings = Settings(**asked["settings"])
     torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
     limit(asked["limit"], device)

@@ -80,6 +80,14 @@ class Bytes(click.ParamType):
     help="A case whose single run takes longer ends, and says so.",
 )
 @click.option(
+    "--case",
+    "only",
+    multiple=True,
+    metavar="NAME",
+    help="Measure this beside the plain case: native, blocked, triton, products, dense, flex; stats, eager, bridge, "
+    "nnsight; repeat for several.  [default: all]",
+)
+@click.option(
     "--tests",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",

@@ -1,0 +1,87 @@
+"""Groups measured for real, in processes: whose turn it is, and what becomes of a case that cannot go on."""
+
+from dataclasses import replace
+
+import pytest
+
+from probe.benchmarks.crew import Measured, Worker, explanation, measure
+from probe.benchmarks.plan import DENSE, SDPA, Case, Group, Settings
+
+SETTINGS = Settings(threads=1, repeats=3, memory_limit=700 * 10**6)
+ROWS = Case(name="rows", method="attend", implementation="blocked", statistics="rows")
+WRONG = Case(name="wrong", method="nothing")
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Two cases that go well, one that needs too much memory and one that fails, at 4,096 tokens."""
+    turns = []
+    group = Group(suite="kernels", length=4096, cases=(SDPA, DENSE, ROWS, WRONG), rounds=3)
+    cases, times = measure(group, SETTINGS, turn=turns.append)
+    return {case["name"]: case for case in cases}, times, turns
+
+
+def test_cases_take_turns(measured):
+    cases, times, turns = measured
+    assert [(time["round"], time["case"]) for time in times] == [
+        (number, name) for number in (1, 2, 3) for name in ("sdpa alone", "rows")
+    ]
+    starts = [time["start"] for time in times]
+    ends = [time["start"] + time["seconds"] * cases[time["case"]]["calls"] for time in times]
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))  # never two at once
+    assert turns == list(range(1, 17))
+
+
+def test_medians_quartiles_and_memory_are_of_the_counted_rounds(measured):
+    cases, times, _ = measured
+    for name in ("sdpa alone", "rows"):
+        taken = sorted(time["seconds"] for time in times if time["case"] == name)
+        case = cases[name]
+        assert (case["status"], case["rounds"], case["seconds"]) == ("ok", 3, taken[1])
+        assert case["low"] == pytest.approx((taken[0] + taken[1]) / 2)
+        assert case["high"] == pytest.approx((taken[1] + taken[2]) / 2)
+        assert case["growth"] == case["peak"] - case["held"]
+    output = 9 * 4096 * 64 * 4
+    assert cases["sdpa alone"]["growth"] > 0.9 * output
+    assert cases["rows"]["growth"] < 10 * output  # one map alone takes 64 times the output
+
+
+def test_running_out_of_memory_is_a_result(measured):
+    dense = measured[0][DENSE.name]
+    assert (dense["status"], dense["reason"]) == ("out of memory", "out of memory at 0.7 GB")
+    assert dense["seconds"] is None and dense["peak"] is None and dense["rounds"] == 0
+
+
+def test_an_error_is_told_in_its_own_words(measured):
+    wrong = measured[0]["wrong"]
+    assert (wrong["status"], wrong["reason"]) == (
+        "error", "ValueError: expected a method of a kernel case, got 'nothing'",
+    )  # fmt: skip
+
+
+def test_a_peer_that_takes_too_long_ends_its_group():
+    group = Group(suite="kernels", length=8192, cases=(SDPA, DENSE), rounds=2, peer=True)
+    cases, times = measure(group, replace(SETTINGS, timeout=0.05, memory_limit=20 * 10**9))
+    assert [(case["name"], case["status"], case["reason"]) for case in cases] == [
+        (DENSE.name, "timeout", "no answer within 0.05 s")
+    ]
+    assert times == []
+
+
+def test_no_process_outlives_its_worker():
+    group = Group(suite="kernels", length=64, cases=(SDPA,), rounds=1)
+    with Worker(SDPA, group, SETTINGS) as worker:
+        process = worker._process
+        assert process.poll() is None
+    assert process.poll() is not None
+
+
+def test_a_case_without_times_has_none():
+    record = Measured(SDPA).record()
+    assert record["seconds"] is None and record["low"] is None and record["growth"] is None
+
+
+def test_the_exception_is_found_among_notes():
+    lines = ["Traceback (most recent call last):", "a.b.InductorError: LoweringException: no", "args[0]: x", "note: y"]
+    assert explanation(lines) == "a.b.InductorError: LoweringException: no"
+    assert explanation(["Killed"]) == "Killed" and explanation([]) == ""
