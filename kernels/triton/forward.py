@@ -60,6 +60,8 @@ def visit(
     VALUE_WIDTH: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     COLS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    RUN: tl.constexpr,
     CAPPED: tl.constexpr,
     KEPT: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -116,6 +118,8 @@ def visit(
         WIDE,
         EDGE,
         COLS,
+        SLOTS,
+        RUN,
         PRECISION,
     )
 
@@ -184,6 +188,8 @@ def forward_kernel(
     VALUE_DIMS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    RUN: tl.constexpr,
     STAGES: tl.constexpr,
     CAPPED: tl.constexpr,
     SLIDING: tl.constexpr,
@@ -236,7 +242,7 @@ def forward_kernel(
         whole = tl.maximum(whole - before, 0)
 
     peak = tl.full([ROWS], FLOOR, tl.float32)
-    mass = tl.zeros([ROWS], tl.float32)
+    mass = tl.zeros([ROWS, SLOTS], tl.float32)
     output = tl.zeros([ROWS, VALUE_DIMS], tl.float32)
     moment = mass
     distance = mass
@@ -289,6 +295,8 @@ def forward_kernel(
                     VALUE_WIDTH,
                     VALUE_DIMS,
                     COLS,
+                    SLOTS,
+                    RUN,
                     CAPPED,
                     KEPT,
                     PAIRS,
@@ -303,6 +311,10 @@ def forward_kernel(
                     UPCAST,
                 )
 
+    mass = tl.sum(mass, 1)
+    moment = tl.sum(moment, 1)
+    distance = tl.sum(distance, 1)
+    windowed = tl.sum(windowed, 1)
     place = (batch * heads + head) * queries + i
     value_at = tl.arange(0, VALUE_DIMS)
     out_at = out + batch * out_batch + head * out_head + i.to(tl.int64) * out_row

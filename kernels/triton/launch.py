@@ -112,6 +112,8 @@ def forward(
         VALUE_DIMS=padded(value_width),
         ROWS=tiles.rows,
         COLS=tiles.cols,
+        SLOTS=tiles.slots,
+        RUN=tiles.run,
         STAGES=tiles.stages,
         CAPPED=scoring.capped,
         SLIDING=scoring.windowed,

@@ -43,12 +43,15 @@ def add_tile(
     WIDE: tl.constexpr,
     EDGE: tl.constexpr,
     COLS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    RUN: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The state of the rows after one more tile, from its scores x [rows, cols] and values v [cols, dims].
 
     own [rows]: the key columns at which the queries stand; `start` the first column of the tile; `reach` the window of
-    the windowed distance. EDGE: whether some keys may be hidden, after their query, or nearer to it than `reach`.
+    the windowed distance. EDGE: whether some keys may be hidden, after their query, or nearer to it than `reach`. The
+    mass, the moment and the distances are [rows, SLOTS], to be added when all keys have passed.
     """
     col = tl.arange(0, COLS)
     highest = tl.max(x, 1)
@@ -57,24 +60,25 @@ def add_tile(
     fall = peak * unit - new * unit
     e = tl.exp2(z)
     shrink = tl.exp2(fall)
-    here = tl.sum(e, 1)
+    slotted = shrink[:, None]
     if ENTROPY:
-        moment = (moment + mass * fall) * shrink + tl.sum(e * z, 1)
-    mass = mass * shrink + here
+        moment = add_weighted((moment + mass * fall[:, None]) * slotted, e, z, COLS, SLOTS, RUN)
+    here = add_all(tl.zeros_like(mass), e, COLS, SLOTS, RUN)
+    mass = mass * slotted + here
     if EDGE:
         if DISTANCE or WINDOWED:
             away = (own - start).to(tl.float32)[:, None] - col.to(tl.float32)[None, :]
             if DISTANCE:
-                distance = distance * shrink + tl.sum(e * away, 1)
+                distance = add_weighted(distance * slotted, e, away, COLS, SLOTS, RUN)
             if WINDOWED:
-                windowed = windowed * shrink + tl.sum(e * tl.minimum(away, reach), 1)
+                windowed = add_weighted(windowed * slotted, e, tl.minimum(away, reach), COLS, SLOTS, RUN)
     else:
         if DISTANCE:
-            left = (COLS - 1 - col).to(tl.float32)
-            beyond = (own - (start + COLS - 1)).to(tl.float32)
-            distance = distance * shrink + (beyond * here + tl.sum(e * left[None, :], 1))
+            left = (COLS - 1 - col).to(tl.float32)[None, :] + tl.zeros_like(e)
+            beyond = (own - (start + COLS - 1)).to(tl.float32)[:, None]
+            distance = add_weighted(distance * slotted + beyond * here, e, left, COLS, SLOTS, RUN)
         if WINDOWED:
-            windowed = windowed * shrink + here * reach
+            windowed = windowed * slotted + here * reach
     if TOP:
         # tiles need not come in order: of equal peaks the lower key stays
         top = tl.where((highest > peak) | ((highest == peak) & (start < top)), start, top)
@@ -85,6 +89,44 @@ def add_tile(
             sums = add_members(sums, e, p, word, SETS, WIDE, PRECISION)
     output = tl.dot(p, v, output * shrink[:, None], input_precision=PRECISION)
     return new, mass, output, moment, distance, windowed, top, sums
+
+
+@triton.jit
+def add_weighted(total, e, weight, COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
+    """total [rows, SLOTS] plus e * weight [rows, COLS], each column in one of the slots.
+
+    Where SLOTS and RUN are chosen so that the columns of a slot are in one thread's registers, this takes one
+    multiply-add for each; a sum over rows would take products, a tree of additions and more between threads.
+    """
+    if SLOTS == 1:
+        return total + tl.sum(e * weight, 1)[:, None]
+    elif COLS == SLOTS:
+        return tl.fma(e, weight, total)
+    else:
+        e_one, e_other = halves(e, COLS, RUN)
+        weight_one, weight_other = halves(weight, COLS, RUN)
+        total = add_weighted(total, e_one, weight_one, COLS // 2, SLOTS, RUN)
+        return add_weighted(total, e_other, weight_other, COLS // 2, SLOTS, RUN)
+
+
+@triton.jit
+def add_all(total, e, COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
+    """total [rows, SLOTS] plus e [rows, COLS], each column in the same slot as in `add_weighted`."""
+    if SLOTS == 1:
+        return total + tl.sum(e, 1)[:, None]
+    elif COLS == SLOTS:
+        return total + e
+    else:
+        one, other = halves(e, COLS, RUN)
+        return add_all(add_all(total, one, COLS // 2, SLOTS, RUN), other, COLS // 2, SLOTS, RUN)
+
+
+@triton.jit
+def halves(x, COLS: tl.constexpr, RUN: tl.constexpr):
+    """Every other RUN of columns, and those between: [rows, COLS] -> two of [rows, COLS // 2]."""
+    ROWS: tl.constexpr = x.shape[0]
+    one, other = tl.split(x.reshape([ROWS, COLS // (2 * RUN), 2, RUN]).permute([0, 1, 3, 2]))
+    return one.reshape([ROWS, COLS // 2]), other.reshape([ROWS, COLS // 2])
 
 
 @triton.jit

@@ -16,13 +16,19 @@ FEW_ROWS = 64
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiles:
-    """Query rows and keys of a tile, warps of a program, tiles of keys in flight, programs that share a row's keys."""
+    """Query rows and keys of a tile, warps of a program, tiles of keys in flight, programs that share a row's keys.
+
+    slots, run: a row's sums are kept in `slots` parts, between which runs of `run` columns take turns; how depends on
+    which columns of a matrix product a thread has. 1 slot is right everywhere.
+    """
 
     rows: int
     cols: int
     warps: int
     stages: int
     splits: int = 1
+    slots: int = 1
+    run: int = 1
 
 
 def capability_of(query: Tensor) -> tuple[int, int]:
@@ -33,15 +39,21 @@ def capability_of(query: Tensor) -> tuple[int, int]:
 
 
 def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:
-    """For many rows: no registers spill, and the tiles in flight fit the shared memory (docs/kernels.md)."""
+    """For many rows: no registers spill up to a width of 128, and the tiles in flight fit (docs/kernels.md)."""
     if dtype == torch.float32:
-        return Tiles(rows=32, cols=32, warps=4, stages=1) if width > 64 else Tiles(rows=64, cols=32, warps=4, stages=2)
+        return Tiles(rows=32, cols=32 if width <= 64 else 16, warps=4, stages=2)
+    if width > 128:
+        return Tiles(rows=64, cols=32, warps=8, stages=2)
     if capability < (8, 0):
         return Tiles(rows=64, cols=32, warps=4, stages=1)
-    if width > 128:
-        return Tiles(rows=64, cols=32, warps=4, stages=2)
     if capability < (9, 0):
-        return Tiles(rows=128, cols=32 if width > 64 else 64, warps=8 if width > 64 else 4, stages=3)
+        if width > 64:
+            return Tiles(rows=128, cols=32, warps=8, stages=3)
+        return Tiles(rows=64, cols=64, warps=4, stages=3, slots=8, run=8)
+    if capability < (10, 0):
+        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=8, run=8)
+    if width > 64:
+        return Tiles(rows=128, cols=32, warps=8, stages=3, slots=4, run=2)
     return Tiles(rows=128, cols=64, warps=8, stages=3)
 
 
@@ -49,8 +61,8 @@ def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[in
     """For few rows: the narrowest tile that holds them; `splits` is for `share_keys` to say."""
     high = max(16, min(FEW_ROWS, triton.next_power_of_2(rows)))
     if dtype == torch.float32:
-        return Tiles(rows=min(high, 32), cols=32, warps=4, stages=1)
-    return Tiles(rows=high, cols=32 if width > 128 else 64, warps=4, stages=2 if capability < (8, 0) else 3)
+        return Tiles(rows=min(high, 32), cols=32 if width <= 64 else 16, warps=4, stages=2)
+    return Tiles(rows=high, cols=32 if width > 128 else 64, warps=4, stages=1 if capability < (8, 0) else 3)
 
 
 def share_keys(query: Tensor, programs: int, tiles: int) -> int:
