@@ -86,75 +86,86 @@ struct Call {
   }
 };
 
-// Keys and values as the products want them, float32: keys transposed tile by tile, [head_dim, TILE] each, padded with
-// zeros; values as they lie where that will do, else copied with rows padded to a multiple of STEP.
+// Keys and values as the products want them: keys transposed tile by tile, [depth, TILE] each, padded with zeros; values
+// as they lie where that will do, else copied with rows padded to a multiple of STEP. In float32, or, where the inputs are
+// bfloat16 and the processor multiplies pairs of those, with each pair (of widths of a key, of keys of a value) in the
+// place of one float32.
 struct Packed {
   const Call& call;
-  std::vector<float> keys, values;
-  int64_t value_row, value_head, value_text, width;  // width: of an output row in memory
+  const bool pairs;       // bfloat16 by pairs
+  const bool few;         // so few queries that each key's products are taken as it lies
+  const int64_t depth;    // of a key, in floats or pairs
+  const int64_t width;    // of an output row
   const float* value = nullptr;
-  const float* plain_keys = nullptr;  // where queries are few enough to take each key's product as it lies
+  int64_t value_row, value_head, value_text;
 
-  Packed(const Call& call, bool transposed) : call(call) {
-    width = (call.value.size(3) + STEP - 1) / STEP * STEP;
+  Packed(const Call& call, bool few)
+      : call(call),
+        pairs(PAIRS && !few && !call.partial && call.key.scalar_type() == at::kBFloat16),
+        few(few && call.key.stride(3) == 1),
+        depth(pairs ? (call.key.size(3) + 1) / 2 : call.key.size(3)),
+        width((call.value.size(3) + STEP - 1) / STEP * STEP) {
     if (call.value.scalar_type() == at::kFloat && call.value.stride(3) == 1 && width == call.value.size(3)) {
       value = call.value.data_ptr<float>();
       value_text = call.value.stride(0), value_head = call.value.stride(1), value_row = call.value.stride(2);
-    }
-    if (!transposed && call.key.scalar_type() == at::kFloat && call.key.stride(3) == 1) {
-      plain_keys = call.key.data_ptr<float>();
     }
     AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, call.key.scalar_type(), "pack", [&] { pack<scalar_t>(); });
   }
 
   const float* key_tile(int64_t text, int64_t kv_head, int64_t tile) const {
-    const int64_t n = (text * call.kv_heads() + kv_head) * call.key_tiles() + tile;
-    return keys.data() + n * call.key.size(3) * TILE;
+    return keys_.data() + ((text * call.kv_heads() + kv_head) * call.key_tiles() + tile) * depth * TILE;
   }
+  // The values from key j on; by pairs, j is even.
   const float* value_at(int64_t text, int64_t kv_head, int64_t j) const {
-    return value + text * value_text + kv_head * value_head + j * value_row;
+    return value + text * value_text + kv_head * value_head + (pairs ? j / 2 : j) * value_row;
   }
-  const float* key_at(int64_t text, int64_t kv_head, int64_t j) const {
-    return plain_keys + text * call.key.stride(0) + kv_head * call.key.stride(1) + j * call.key.stride(2);
+  template <typename scalar>
+  const scalar* key_at(int64_t text, int64_t kv_head, int64_t j) const {
+    return call.key.data_ptr<scalar>() + text * call.key.stride(0) + kv_head * call.key.stride(1) + j * call.key.stride(2);
   }
 
  private:
+  std::vector<float> keys_, values_;
+
   template <typename scalar>
   void pack() {
-    const int64_t depth = call.key.size(3), tiles = call.key_tiles(), count = call.batch() * call.kv_heads() * tiles;
+    const int64_t tiles = call.key_tiles(), count = call.batch() * call.kv_heads() * tiles;
     const bool own_values = value == nullptr;
-    if (!plain_keys) keys.resize(count * depth * TILE);
+    if (!few) keys_.resize(count * depth * TILE);
     if (own_values) {
-      value_row = width, value_head = call.keys() * width, value_text = call.kv_heads() * value_head;
-      values.resize(call.batch() * value_text);
-      value = values.data();
+      value_row = width, value_head = tiles * TILE / (pairs ? 2 : 1) * width, value_text = call.kv_heads() * value_head;
+      values_.resize(call.batch() * value_text);
+      value = values_.data();
     }
-    if (plain_keys && !own_values) return;
+    if (few && !own_values) return;
     at::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
         const int64_t head = n / tiles, start = n % tiles * TILE, size = std::min(TILE, call.keys() - start);
-        const Tensor key = call.key[head / call.kv_heads()][head % call.kv_heads()];
-        const Tensor value = call.value[head / call.kv_heads()][head % call.kv_heads()];
-        if (!plain_keys) transpose(key.data_ptr<scalar>() + start * key.stride(0), key, size, keys.data() + n * depth * TILE);
+        if (!few) take<scalar, true>(call.key, head, start, size, keys_.data() + n * depth * TILE);
         if (own_values) {
-          for (int64_t j = 0; j < size; ++j) {
-            const scalar* from = value.data_ptr<scalar>() + (start + j) * value.stride(0);
-            float* to = values.data() + (head * call.keys() + start + j) * width;
-            for (int64_t d = 0; d < value.size(1); ++d) to[d] = static_cast<float>(from[d * value.stride(1)]);
-          }
+          take<scalar, false>(call.value, head, start, size, values_.data() + n * TILE / (pairs ? 2 : 1) * width);
         }
       }
     });
   }
 
-  template <typename scalar>
-  static void transpose(const scalar* from, const Tensor& key, int64_t size, float* to) {
-    constexpr int64_t SQUARE = 16;  // keys and widths at once, so that lines are used while they are near
+  // Copies `size` rows of a head from `start` on, keys transposed.
+  template <typename scalar, bool TRANSPOSED>
+  void take(const Tensor& tensor, int64_t head, int64_t start, int64_t size, float* to) const {
+    constexpr int64_t SQUARE = 16;  // rows and widths at once, so that lines are used while they are near
+    const Tensor own = tensor[head / call.kv_heads()][head % call.kv_heads()];
+    const int64_t row = own.stride(0), step = own.stride(1), columns = own.size(1);
+    const scalar* from = own.data_ptr<scalar>() + start * row;
+    auto* halves = reinterpret_cast<scalar*>(to);  // of pairs
     for (int64_t j0 = 0; j0 < size; j0 += SQUARE) {
-      for (int64_t d0 = 0; d0 < key.size(1); d0 += SQUARE) {
-        const int64_t j1 = std::min(j0 + SQUARE, size), d1 = std::min(d0 + SQUARE, key.size(1));
+      for (int64_t d0 = 0; d0 < columns; d0 += SQUARE) {
+        const int64_t j1 = std::min(j0 + SQUARE, size), d1 = std::min(d0 + SQUARE, columns);
         for (int64_t d = d0; d < d1; ++d) {
-          for (int64_t j = j0; j < j1; ++j) to[d * TILE + j] = static_cast<float>(from[j * key.stride(0) + d * key.stride(1)]);
+          for (int64_t j = j0; j < j1; ++j) {
+            const scalar x = from[j * row + d * step];
+            if (pairs) halves[TRANSPOSED ? (d / 2 * TILE + j) * 2 + d % 2 : (j / 2 * width + d) * 2 + j % 2] = x;
+            else to[TRANSPOSED ? d * TILE + j : j * width + d] = static_cast<float>(x);
+          }
         }
       }
     }
@@ -189,7 +200,7 @@ struct KeySet {
 
 class Worker {
  public:
-  Worker(const Call& call, const Packed& packed) : call_(call), packed_(packed), depth_(call.key.size(3)) {}
+  Worker(const Call& call, const Packed& packed) : call_(call), packed_(packed), depth_(packed.depth) {}
 
   std::vector<Share> shares;
 
@@ -275,15 +286,24 @@ class Worker {
     if (static_cast<int64_t>(buffer.size()) < size) buffer.resize(size);
   }
 
-  // Scaled, so that their products with keys are scores in units of log 2; in units of the cap, where there is one.
+  // What turns products into scores in units of log 2; in units of the cap, where there is one.
+  float scale() const {
+    return static_cast<float>(call_.softcap > 0 ? call_.scale / call_.softcap : call_.scale / LN2);
+  }
+
+  // Scaled here, but by pairs, which scaling would round, after the product.
   template <typename scalar>
   void take_queries(int64_t count) {
     const Tensor& query = call_.query;
-    const float scale = static_cast<float>(call_.softcap > 0 ? call_.scale / call_.softcap : call_.scale / LN2);
     for (int64_t r = 0; r < count; ++r) {
       const scalar* from = query.data_ptr<scalar>() + text() * query.stride(0) + rows_[r].head * query.stride(1) +
                            rows_[r].i * query.stride(2);
-      for (int64_t d = 0; d < depth_; ++d) queries_[r * depth_ + d] = static_cast<float>(from[d * query.stride(3)]) * scale;
+      float* to = queries_.data() + r * depth_;
+      for (int64_t d = 0; d < query.size(3); ++d) {
+        const scalar x = from[d * query.stride(3)];
+        if (packed_.pairs) reinterpret_cast<scalar*>(to)[d] = x;
+        else to[d] = static_cast<float>(x) * scale();
+      }
     }
   }
 
@@ -293,15 +313,18 @@ class Worker {
     if (!cols.size()) return;
     float* s = cell(t, g);
     const float* q = queries_.data() + g * ROWS * depth_;
-    if (packed_.plain_keys) {
-      const int64_t stop = std::min(cols.stop, call_.keys() - t * TILE);
-      for (int64_t j = cols.start; j < stop; ++j) {
-        const float* key = packed_.key_at(text(), kv_head(), t * TILE + j);
-        for (int64_t r = 0; r < present(g); ++r) s[r * TILE + j] = dot(q + r * depth_, key, depth_);
+    if (packed_.few) {
+      AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, call_.key.scalar_type(), "dots",
+                                      [&] { dots<scalar_t>(t, g, cols, q, s); });
+    } else if (packed_.pairs) {
+      product<false, true>(present(g), cols.size(), depth_, q, depth_,
+                           packed_.key_tile(text(), kv_head(), t) + cols.start, TILE, s + cols.start, TILE);
+      for (int64_t r = 0; r < present(g); ++r) {
+        for (int64_t j = cols.start; j < cols.stop; j += LANES) store(s + r * TILE + j, load(s + r * TILE + j) * scale());
       }
     } else {
-      product<false>(present(g), cols.size(), depth_, q, depth_, packed_.key_tile(text(), kv_head(), t) + cols.start, TILE,
-                     s + cols.start, TILE);
+      product<false, false>(present(g), cols.size(), depth_, q, depth_,
+                            packed_.key_tile(text(), kv_head(), t) + cols.start, TILE, s + cols.start, TILE);
     }
     for (int64_t r = 0; r < present(g); ++r) {
       Row& row = rows_[g * ROWS + r];
@@ -311,6 +334,15 @@ class Worker {
       const float highest = most(peak);
       peaks_[(t - tiles_.start) * rows_.size() + g * ROWS + r] = highest;
       row.peak = std::max(row.peak, highest);
+    }
+  }
+
+  template <typename scalar>
+  void dots(int64_t t, int64_t g, Range cols, const float* q, float* s) const {
+    const int64_t stop = std::min(cols.stop, call_.keys() - t * TILE);
+    for (int64_t j = cols.start; j < stop; ++j) {
+      const scalar* key = packed_.key_at<scalar>(text(), kv_head(), t * TILE + j);
+      for (int64_t r = 0; r < present(g); ++r) s[r * TILE + j] = dot(q + r * depth_, key, depth_);
     }
   }
 
@@ -361,10 +393,20 @@ class Worker {
       }
       if (far) row.windowed += static_cast<double>(call_.windowed_distance) * (row.mass - before);
     }
-    const int64_t stop = std::min(cols.stop, call_.keys() - t * TILE);
-    product<true>(present(g), packed_.width, stop - cols.start, s + cols.start, TILE,
-                  packed_.value_at(text(), kv_head(), t * TILE + cols.start), packed_.value_row,
-                  outputs_.data() + g * ROWS * packed_.width, packed_.width);
+    const float* values = packed_.value_at(text(), kv_head(), t * TILE + cols.start);
+    float* output = outputs_.data() + g * ROWS * packed_.width;
+    if (packed_.pairs) {
+      float pairs[ROWS * TILE / 2];
+      for (int64_t r = 0; r < present(g); ++r) {
+        for (int64_t j = cols.start; j < cols.stop; j += 2 * LANES) store_pairs(pairs + (r * TILE + j) / 2, s + r * TILE + j);
+      }
+      product<true, true>(present(g), packed_.width, cols.size() / 2, pairs + cols.start / 2, TILE / 2, values,
+                          packed_.value_row, output, packed_.width);
+    } else {
+      const int64_t stop = std::min(cols.stop, call_.keys() - t * TILE);
+      product<true, false>(present(g), packed_.width, stop - cols.start, s + cols.start, TILE, values, packed_.value_row,
+                           output, packed_.width);
+    }
   }
 
   template <bool MOMENT, bool DISTANCE, bool WINDOWED>
@@ -570,7 +612,7 @@ class Worker {
       for (int64_t j = cut.start; j < cut.stop; ++j) sum += e[j];
       if (set.member.empty()) mass += sum;
       if (call_.partial) {
-        product<true>(1, packed_.width, cut.size(), e + cut.start, TILE,
+        product<true, false>(1, packed_.width, cut.size(), e + cut.start, TILE,
                       packed_.value_at(text(), kv_head(), t * TILE + cut.start), packed_.value_row, partial.data(),
                       packed_.width);
       }
@@ -611,7 +653,7 @@ void compute(const Call& call, int64_t block_rows) {
   const int64_t together = queries * group <= block_rows ? group : 1;
   const int64_t blocks = (queries + block_rows - 1) / block_rows, pairs = (blocks + 1) / 2;
   const int64_t items = call.batch() * call.heads() / together * pairs;
-  const Packed packed(call, queries * group > ROWS);
+  const Packed packed(call, queries * group <= ROWS);
   std::vector<std::vector<Share>> shares(at::get_num_threads());
   at::parallel_for(0, items, 1, [&](int64_t begin, int64_t end) {
     Worker worker(call, packed);

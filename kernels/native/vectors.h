@@ -4,6 +4,10 @@
 
 #include <cstdint>
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace probe {
 
 #if defined(__AVX512F__)
@@ -78,8 +82,19 @@ inline Vec tanh(Vec x) {
   return size < 0.3f ? near : (x < 0.f ? -far : far);
 }
 
+// Where the processor multiplies pairs of bfloat16 in one step, a pair takes the place of one float32.
+#if defined(__AVX512BF16__)
+constexpr bool PAIRS = true;
+inline Vec add_products(Vec sum, Vec a, Vec b) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
+inline void store_pairs(float* to, const float* from) { store(to, (Vec)_mm512_cvtne2ps_pbh(load(from + LANES), load(from))); }
+#else
+constexpr bool PAIRS = false;
+inline Vec add_products(Vec sum, Vec, Vec) { return sum; }
+inline void store_pairs(float*, const float*) {}
+#endif
+
 // c [R, COLS * LANES] = or += a [R, depth] b [depth, COLS * LANES], sums held in registers.
-template <int R, bool ADD>
+template <int R, bool ADD, bool BY_PAIRS>
 inline __attribute__((always_inline)) void tile(const float* a, int64_t a_row, const float* b, int64_t b_row,
                                                 int64_t depth, float* c, int64_t c_row) {
   Vec sums[R][COLS];
@@ -91,7 +106,9 @@ inline __attribute__((always_inline)) void tile(const float* a, int64_t a_row, c
     for (int n = 0; n < COLS; ++n) columns[n] = load(b + k * b_row + n * LANES);
     for (int r = 0; r < R; ++r) {
       const Vec row = all(a[r * a_row + k]);
-      for (int n = 0; n < COLS; ++n) sums[r][n] += row * columns[n];
+      for (int n = 0; n < COLS; ++n) {
+        sums[r][n] = BY_PAIRS ? add_products(sums[r][n], row, columns[n]) : sums[r][n] + row * columns[n];
+      }
     }
   }
   for (int r = 0; r < R; ++r) {
@@ -100,25 +117,26 @@ inline __attribute__((always_inline)) void tile(const float* a, int64_t a_row, c
 }
 
 // c [rows <= ROWS, cols] = or += a [rows, depth] b [depth, cols]; cols is a multiple of STEP.
-template <bool ADD>
+template <bool ADD, bool BY_PAIRS>
 void product(int64_t rows, int64_t cols, int64_t depth, const float* a, int64_t a_row, const float* b, int64_t b_row,
              float* c, int64_t c_row) {
   for (int64_t n = 0; n < cols; n += STEP) {
     if (rows == ROWS) {
-      tile<ROWS, ADD>(a, a_row, b + n, b_row, depth, c + n, c_row);
+      tile<ROWS, ADD, BY_PAIRS>(a, a_row, b + n, b_row, depth, c + n, c_row);
       continue;
     }
     int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) tile<4, ADD>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
-    for (; r + 2 <= rows; r += 2) tile<2, ADD>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
-    for (; r < rows; ++r) tile<1, ADD>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
+    for (; r + 4 <= rows; r += 4) tile<4, ADD, BY_PAIRS>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
+    for (; r + 2 <= rows; r += 2) tile<2, ADD, BY_PAIRS>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
+    for (; r < rows; ++r) tile<1, ADD, BY_PAIRS>(a + r * a_row, a_row, b + n, b_row, depth, c + r * c_row + n, c_row);
   }
 }
 
-inline float dot(const float* a, const float* b, int64_t size) {
+template <typename scalar>
+float dot(const float* a, const scalar* b, int64_t size) {
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
-  for (int64_t d = 0; d < size; ++d) sum += a[d] * b[d];
+  for (int64_t d = 0; d < size; ++d) sum += a[d] * static_cast<float>(b[d]);
   return sum;
 }
 
