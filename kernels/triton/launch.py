@@ -21,8 +21,8 @@ from probe.kernels.triton.top import top_kernel
 LONGEST = 64
 # Most elements of the lists of a program, so that they stay in registers.
 LISTS = 2048
-# Most key sets whose masses are added one by one.
-ONE_BY_ONE = 4
+# Products and sums of the loops become multiply-adds, whatever Triton's default is.
+FUSED = {"enable_fp_fusion": True}
 
 
 def forward(
@@ -70,7 +70,7 @@ def forward(
         "WINDOWED": request.windowed_distance is not None,
         "TOP": request.top == 1,
         "SETS": 0 if members is None else members.sets,
-        "WIDE": 1 if members is None else _wide(members.sets),
+        "WIDE": 1 if members is None else padded(members.sets),
     }
     blocks = triton.cdiv(queries * pack, tiles.rows)
     forward_kernel[(blocks * batch * (heads // pack), tiles.splits)](
@@ -124,6 +124,7 @@ def forward(
         UPCAST=upcast(query),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        **FUSED,
         **switches,
     )
     if split:
@@ -143,6 +144,7 @@ def forward(
             VALUE_DIMS=padded(value_width),
             PARTS=triton.next_power_of_2(tiles.splits),
             num_warps=4,
+            **FUSED,
             **switches,
         )
     return output, found
@@ -211,6 +213,7 @@ def top(
             UPCAST=upcast(query),
             num_warps=4,
             num_stages=1,
+            **FUSED,
         )
         column, order = column.masked_fill_(column < 0, keys).sort(dim=-1)
         score, order = score.gather(-1, order).sort(dim=-1, descending=True, stable=True)
@@ -293,6 +296,7 @@ def partial(
         UPCAST=upcast(query),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
+        **FUSED,
     )
     return found
 
@@ -339,8 +343,3 @@ def _members(members: Members | None, stand_in: Tensor) -> tuple[Tensor, tuple[i
     if members is None:
         return stand_in, (0, 0), stand_in, (0, 0)
     return members.words, shared_strides(members.words)[:2], members.occupied, shared_strides(members.occupied)[:2]
-
-
-def _wide(sets: int) -> int:
-    """Columns that a row's sums have: few sets are added one by one, more by a matrix product."""
-    return triton.next_power_of_2(sets) if sets <= ONE_BY_ONE else padded(sets)

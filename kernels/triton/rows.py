@@ -86,7 +86,7 @@ def add_tile(
     if SETS > 0:
         sums = sums * shrink[:, None]
         if occupied != 0:
-            sums = add_members(sums, e, p, word, SETS, WIDE, PRECISION)
+            sums = add_members(sums, e, p, word, WIDE, PRECISION)
     output = tl.dot(p, v, output * shrink[:, None], input_precision=PRECISION)
     return new, mass, output, moment, distance, windowed, top, sums
 
@@ -130,19 +130,16 @@ def halves(x, COLS: tl.constexpr, RUN: tl.constexpr):
 
 
 @triton.jit
-def add_members(sums, e, p, word, SETS: tl.constexpr, WIDE: tl.constexpr, PRECISION: tl.constexpr):
-    """Adds the weights e [rows, cols] of the keys in each set to sums [rows, sets]; bit s of a key's word is set s."""
-    bit = tl.arange(0, WIDE)
-    if WIDE < 16:
-        for s in tl.static_range(SETS):
-            part = tl.sum(e * ((word >> s) & 1).to(tl.float32)[None, :], 1)
-            sums += tl.where((bit == s)[None, :], part[:, None], 0.0)
-    else:
-        member = ((word[:, None] >> bit[None, :]) & 1).to(p.dtype)
-        sums = tl.dot(p, member, sums, input_precision=PRECISION)
-        if p.dtype != tl.float32:
-            # what rounding to half precision took away, itself rounded
-            sums = tl.dot((e - p.to(tl.float32)).to(p.dtype), member, sums, input_precision=PRECISION)
+def add_members(sums, e, p, word, WIDE: tl.constexpr, PRECISION: tl.constexpr):
+    """Adds the weights e [rows, cols] of the keys in each set to sums [rows, WIDE]; bit s of a key's word is set s.
+
+    A matrix product with the members takes fewer instructions than one set's sum. p is e as the product takes it.
+    """
+    member = ((word[:, None] >> tl.arange(0, WIDE)[None, :]) & 1).to(p.dtype)
+    sums = tl.dot(p, member, sums, input_precision=PRECISION)
+    if p.dtype != tl.float32:
+        # what rounding to half precision took away, itself rounded
+        sums = tl.dot((e - p.to(tl.float32)).to(p.dtype), member, sums, input_precision=PRECISION)
     return sums
 
 

@@ -85,9 +85,9 @@ def test_half_precision(sample, same_statistics, dtype, splits):
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 4), (2, 4)])
-@pytest.mark.parametrize("count", [3, 5, 32])
+@pytest.mark.parametrize("count", [3, 32])
 def test_key_sets(sample, same_statistics, shape, count):
-    """Of every text and head or shared by them; few are summed one by one, more by a matrix product."""
+    """Of every text and head or shared by them."""
     tensors = sample(batch=2, kv_heads=2, group=2, queries=20, keys=50, width=16)
     sets = torch.rand(*shape, count, 50, generator=torch.Generator().manual_seed(count)) > 0.8
     sets[..., 16:32] = False  # a tile without members
