@@ -15,7 +15,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 import torch
@@ -39,10 +39,15 @@ def main() -> None:
     with torch.no_grad():
         work = _work(Case(**asked["case"]), settings, asked["suite"], asked["length"])
         _say(answers, held=meter.settle(), facts=work.facts)
-        check = work.check
-        for line in sys.stdin:
-            _say(answers, **repetition(work, json.loads(line)["calls"], meter, device, check))
-            check = None
+        serve(work, sys.stdin, answers, meter, device)
+
+
+def serve(work: Work, questions: Iterable[str], answers: TextIO, meter: Meter, device: torch.device) -> None:
+    """Answer every question with a repetition; what the first one computed is checked."""
+    check = work.check
+    for line in questions:
+        _say(answers, **repetition(work, json.loads(line)["calls"], meter, device, check))
+        check = None
 
 
 def repetition(

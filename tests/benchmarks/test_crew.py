@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from probe.benchmarks import crew
 from probe.benchmarks.crew import Measured, Worker, explanation, measure
 from probe.benchmarks.plan import DENSE, SDPA, Case, Group, Settings
 
@@ -85,3 +86,30 @@ def test_the_exception_is_found_among_notes():
     lines = ["Traceback (most recent call last):", "a.b.InductorError: LoweringException: no", "args[0]: x", "note: y"]
     assert explanation(lines) == "a.b.InductorError: LoweringException: no"
     assert explanation(["Killed"]) == "Killed" and explanation([]) == ""
+
+
+def test_calls_fill_a_tenth_of_a_second_and_the_peak_is_the_highest(monkeypatch):
+    """Answers by hand: 20 ms a call, and three peaks."""
+    asked = []
+
+    class Scripted(Worker):
+        def __init__(self, *_):
+            self.limit = 9
+
+        def prepare(self):
+            return {"held": 100, "facts": {"kind": "scripted"}}
+
+        def repeat(self, calls):
+            asked.append(calls)
+            return {"seconds": 0.02, "held": 120, "peak": [999, 999, 150, 190, 170][len(asked) - 1]}
+
+        def close(self):
+            asked.append("closed")
+
+        __exit__ = lambda self, *_: self.close()  # noqa: E731
+
+    monkeypatch.setattr(crew, "Worker", Scripted)
+    (found,), times = measure(Group(suite="kernels", length=64, cases=(SDPA,), rounds=3), SETTINGS)
+    assert asked == [1, 3, 5, 5, 5, "closed"] and len(times) == 3
+    assert (found["held"], found["peak"], found["growth"], found["calls"]) == (100, 190, 90, 5)
+    assert found["seconds"] == 0.02 and found["facts"] == '{"kind": "scripted"}'
