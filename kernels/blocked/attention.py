@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from probe.kernels.blocked.tally import Tally
-from probe.kernels.blocked.top import CHUNK
+from probe.kernels.blocked.top import CHUNK, top_columns
 from probe.kernels.blocks import HIDDEN, may_be_blind
 from probe.kernels.contract import Mask, Request, Statistics
 from probe.kernels.maps import pool, tile
@@ -58,9 +58,13 @@ def attend(
             continue
         s = sweep.scores(block)
         p = torch.softmax(s, -1, out=sweep.buffer("weights", *s.shape))
-        chunks = tile_maxima(s, 0, CHUNK if request.top else s.shape[-1])
-        peak = chunks.amax(-1)
-        spread = p.amax(-1).log_().neg_()  # lse - peak, for the largest weight is exp(peak - lse)
+        best = None
+        if request.top:
+            best = top_columns(s, tile_maxima(s, 0, CHUNK), min(request.top, s.shape[-1]))
+            peak, largest = best[0][..., 0], p.gather(-1, best[1][..., :1])[..., 0]
+        else:
+            peak, largest = s.amax(-1), p.amax(-1)
+        spread = largest.log_().neg_()  # lse - peak, for the largest weight is exp(peak - lse)
         total = None
         if sink is not None:
             own, without = block.of(sink), peak + spread
@@ -76,5 +80,5 @@ def attend(
         v = sweep.cols(block, value)
         block.of(outputs, rows=3).copy_(sweep.whole(block, torch.bmm(p.flatten(2, 3).flatten(0, 1), v)))
         v = v.unflatten(0, p.shape[:2])
-        tally.add(block, p, s, v, chunks=chunks, peak=peak, spread=spread, total=total)
+        tally.add(block, p, s, v, best=best, peak=peak, spread=spread, total=total)
     return output, tally.finish(lse, lse.isneginf() if blind_rows else None)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from probe.kernels.blocked.received import Received
-from probe.kernels.blocked.top import top_columns
 from probe.kernels.blocks import HIDDEN, Block, grouped
 from probe.kernels.contract import Mask, Request, Statistics
 from probe.kernels.pooled import PooledMap
@@ -63,7 +62,7 @@ class Tally:
         s: Tensor,
         v: Tensor,
         *,
-        chunks: Tensor,
+        best: tuple[Tensor, Tensor] | None,
         peak: Tensor,
         spread: Tensor,
         total: Tensor | None,
@@ -71,12 +70,12 @@ class Tally:
         """Takes in one block with at least one key; s is used up.
 
         p, s: weights and masked scores, [batch, kv_heads, group, rows, cols] of the block; v: [batch, kv_heads, cols,
-        value_dim]. Of each row: chunks = max s over each CHUNK keys; peak = max s; spread = lse - peak; total = sum p,
-        None for 1.
+        value_dim]. Of each row: best = its largest scores and their columns, where asked for; peak = max s;
+        spread = lse - peak; total = sum p, None for 1.
         """
         row = {name: block.of(tensor, rows=3) for name, tensor in self.rows.items()}
-        if "top_key" in row:
-            score, column = top_columns(s, chunks, min(self.request.top, s.shape[-1]))
+        if best is not None:
+            score, column = best
             found = column.shape[-1]
             row["top_weight"][..., :found] = p.gather(-1, column)
             row["top_weight"][..., found:] = 0

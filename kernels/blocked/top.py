@@ -20,7 +20,8 @@ def top_columns(s: Tensor, chunks: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if chunks.shape[-1] == 1:
         best = first_largest(s, k)
         return s.gather(-1, best), best
-    score, first = chosen_chunks(s, first_largest(chunks, min(k, chunks.shape[-1])).sort(-1).values)
+    chosen = first_largest(chunks, min(k, chunks.shape[-1]))
+    score, first = chosen_chunks(s, chosen if k == 1 else chosen.sort(-1).values)
     best = first_largest(score, k)
     return score.gather(-1, best), first.gather(-1, best // CHUNK) + best % CHUNK
 

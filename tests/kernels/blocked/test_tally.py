@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from probe.kernels.blocked.tally import Columns, Tally, product
+from probe.kernels.blocked.top import top_columns
 from probe.kernels.blocks import Block
 from probe.kernels.contract import Mask, Request
 
@@ -19,7 +20,8 @@ from probe.kernels.contract import Mask, Request
 def take(tally: Tally, block: Block, p: torch.Tensor, v: torch.Tensor, *, shift: float = 0.0):
     s = p.log().clamp(min=-1e30) + shift
     peak = s.amax(-1)
-    tally.add(block, p, s, v, chunks=peak[..., None], peak=peak, spread=shift - peak, total=p.sum(-1))
+    best = top_columns(s, peak[..., None], tally.request.top) if tally.request.top else None
+    tally.add(block, p, s, v, best=best, peak=peak, spread=shift - peak, total=p.sum(-1))
 
 
 @pytest.mark.usefixtures("poisoned_empty")
