@@ -210,10 +210,7 @@ class Worker {
     for (int64_t t = tiles_.start; t < tiles_.stop; ++t) {
       for (int64_t g = 0; g < groups; ++g) score(t, g);
     }
-    for (Row& row : rows_) {
-      const float sink = call_.sinks && row.at >= 0 ? call_.sinks->data_ptr<float>()[row.head] / LN2 : HIDDEN;
-      row.shift = row.peak <= HIDDEN / 2 ? 0.f : std::max(row.peak, sink);
-    }
+    for (Row& row : rows_) row.shift = row.peak <= HIDDEN / 2 ? 0.f : row.peak;
     for (int64_t t = tiles_.start; t < tiles_.stop; ++t) {
       for (int64_t g = 0; g < groups; ++g) weigh(t, g);
     }
@@ -463,7 +460,7 @@ class Worker {
     const auto set = [&](const optional<Tensor>& statistic, double number) {
       if (statistic) *Call::at(statistic, row.at) = blind ? NaN : static_cast<float>(number / whole);
     };
-    // about the shift: no term has the other's sign, so nothing cancels where one weight is nearly 1
+    // a moment about the peak: neither term is negative, so nothing cancels where one weight is nearly 1
     set(call_.entropy, (log_whole * row.mass - row.moment) * LN2);
     set(call_.distance, row.distance);
     set(call_.windowed, row.windowed);
