@@ -76,7 +76,7 @@ def run(
             turns += len(group.cases) * (group.rounds + 1)
             progress(turns, total)
         found = Benchmark(
-            manifest=manifest(settings, seconds=folder.seconds),
+            manifest=manifest(settings, seconds=folder.seconds, sources=folder.config["code"]),
             machine=machine(settings),
             checked=checked,
             refused=refused,
@@ -178,7 +178,7 @@ def code() -> str:
     return digest.hexdigest()[:16]
 
 
-def manifest(settings: Settings, *, seconds: float) -> Manifest:
+def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
     """The manifest of a finished run; a run of kernels alone has no model."""
     model = settings.suite != "kernels"
     source = resolve(settings.model, revision=settings.revision) if model else None
@@ -195,7 +195,7 @@ def manifest(settings: Settings, *, seconds: float) -> Manifest:
         seed=settings.seed,
         bos=None,
         prompts=(),
-        options=json.loads(json.dumps(asdict(settings))) | {"code": code()},
+        options=json.loads(json.dumps(asdict(settings))) | {"code": sources},
         interventions=(),
         versions=versions(),
         elapsed=seconds,

@@ -19,8 +19,9 @@ def opening(settings: Settings, folder: Path) -> list[str]:
     lengths = ", ".join(f"{length:,}" for length in settings.lengths)
     what = {"kernels": "kernels", "model": settings.model, "all": f"kernels and {settings.model}"}[settings.suite]
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
+    rounds = f"{settings.repeats} round{'s' if settings.repeats > 1 else ''}"
     return [
-        f"{what} at {lengths} tokens, {settings.dtype} on {settings.device}, {threads}, {settings.repeats} rounds",
+        f"{what} at {lengths} tokens, {settings.dtype} on {settings.device}, {threads}, {rounds}",
         f"run folder: {folder}",
     ]
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,17 @@ def test_a_run_is_saved_shown_again_and_written_as_a_page(done, folder, tmp_path
         assert cell in page.read_text(encoding="utf-8")
     assert (tmp_path / "figures" / "bench-kernels.html").exists()
     assert saved.manifest.options["lengths"] == [64] and saved.manifest.seed == 0
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_stood(done, folder, tmp_path, capsys):
+    """What is in its folder is not measured again: the times are the same to the last digit."""
+    found = json.loads(done.stdout)
+    copy = shutil.copytree(folder, tmp_path / "cut")
+    (copy / "result.json").unlink()
+    assert cli.run(["bench", *SMALL, "--out", str(copy), "--json", "--quiet"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["times"] == found["times"] and again["cases"] == found["cases"]
+    assert (copy / "result.json").exists()
 
 
 def test_other_options_need_another_folder(done, folder, capsys):

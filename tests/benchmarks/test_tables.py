@@ -35,7 +35,7 @@ def found() -> Benchmark:
         add(length, Measured(PEERS[1], status="error", reason="ValueError: `no` map"), peer=True)
         add(length, well(PLAIN, 4.0), well(PEERS[2], 12.0), peer=True)
     return Benchmark(
-        manifest=run.manifest(Settings(threads=2, lengths=(512, 2048)), seconds=1.0),
+        manifest=run.manifest(Settings(threads=2, lengths=(512, 2048)), seconds=1.0, sources="x"),
         machine=run.machine(settings),
         checked={"tests": "tests/kernels", "passed": 7, "seconds": 2.0, "difference": {"native": 1e-7}},
         refused={"triton": "runs on GPUs"},
