@@ -33,7 +33,7 @@ class Look:
 def comparison(found: Benchmark, suite: str) -> Figure:
     """Two panels over the number of tokens: time as a multiple of plain attention, and memory beyond the inputs.
 
-    Both axes are logarithmic. A case that ran out of memory, or took too long, is a cross at the top of both panels.
+    Both axes are logarithmic. A case that ran out of memory, or took too long, is a cross at the top.
     """
     from plotly.subplots import make_subplots
 
@@ -70,23 +70,23 @@ def comparison(found: Benchmark, suite: str) -> Figure:
 
 
 def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
-    """A cross where a case had no result, above everything that has one."""
+    """A cross where a case had no result, above all that has one: on memory if that ran out, on time if it took long."""
     tops = (rows["ratio"].max(), max(rows[memory].max(), rows["limit"].max()))
     failed = rows.loc[rows["status"].isin(["out of memory", "timeout", "skipped"])]
     ours = _ours(rows)
     for place, (name, case) in enumerate(failed.groupby("name", sort=False)):
         look = _look(case.to_dict(orient="records")[0], ours)
-        for col, top in enumerate(tops, start=1):
-            figure.add_scatter(
-                row=1, col=col, x=case["length"], y=[top * 1.25 * 1.22**place] * len(case), legendgroup=name,
-                showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": look.color},
-                hovertext=case["reason"], hovertemplate="%{hovertext}<extra>" + str(name) + "</extra>",
-            )  # fmt: skip
+        col = 2 if case["reason"].str.contains("memory").any() else 1
+        figure.add_scatter(
+            row=1, col=col, x=case["length"], y=[tops[col - 1] * 1.25 * 1.22**place] * len(case), legendgroup=name,
+            showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": look.color},
+            hovertext=case["reason"], hovertemplate="%{hovertext}<extra>" + str(name) + "</extra>",
+        )  # fmt: skip
     if len(failed):
         reason = failed.to_dict(orient="records")[0]["reason"].partition(" with ")[0]
         figure.add_annotation(
             text=f"✕ {reason}", showarrow=False, xref="paper", yref="paper",
-            x=1.0, y=1.0, xanchor="right", yanchor="bottom", font={"color": MUTED, "size": 12},
+            x=1.0, y=1.08, xanchor="right", yanchor="bottom", font={"color": MUTED, "size": 12},
         )  # fmt: skip
 
 
