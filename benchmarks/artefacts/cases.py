@@ -45,7 +45,7 @@ def forward(request: Request) -> Case:
 
     def case(width: int, capability: tuple[int, int]) -> object:
         query, key, _ = tensors(width)
-        tiles = forward_tiles(width, query.dtype, capability)
+        tiles = forward_tiles(width, query.dtype, capability, sets=request.sets is not None)
         return launch.forward(query, key, key, sinks=None, request=request, tiles=tiles, **SCORING)
 
     return case

@@ -38,21 +38,24 @@ def capability_of(query: Tensor) -> tuple[int, int]:
     return torch.cuda.get_device_capability(query.device)
 
 
-def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:
-    """For many rows: no registers spill up to a width of 128, and the tiles in flight fit (docs/kernels.md)."""
+def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *, sets: bool = False) -> Tiles:
+    """For many rows, `sets` where there are key sets: up to a width of 128 no registers spill (docs/kernels.md)."""
     if dtype == torch.float32:
         return Tiles(rows=32, cols=32 if width <= 64 else 16, warps=4, stages=2)
     if width > 128:
         return Tiles(rows=64, cols=32, warps=8, stages=2)
+    wide = width > 64
     if capability < (8, 0):
         return Tiles(rows=64, cols=32, warps=4, stages=1)
     if capability < (9, 0):
-        if width > 64:
-            return Tiles(rows=128, cols=32, warps=8, stages=3)
-        return Tiles(rows=64, cols=64, warps=4, stages=3, slots=8, run=8)
+        if wide:
+            return Tiles(rows=128, cols=16 if sets else 32, warps=8, stages=3)
+        return Tiles(rows=64, cols=32 if sets else 64, warps=4, stages=3, slots=8, run=8)
     if capability < (10, 0):
-        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=8, run=8)
-    if width > 64:
+        return Tiles(rows=128, cols=32 if sets and wide else 64, warps=8, stages=3, slots=8, run=8)
+    if sets and wide:
+        return Tiles(rows=128, cols=16, warps=8, stages=3)
+    if sets or wide:
         return Tiles(rows=128, cols=32, warps=8, stages=3, slots=4, run=2)
     return Tiles(rows=128, cols=64, warps=8, stages=3)
 
