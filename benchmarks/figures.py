@@ -70,7 +70,7 @@ def comparison(found: Benchmark, suite: str) -> Figure:
 
 
 def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
-    """A cross where a case had no result, above all that has one: on memory if that ran out, on time if it took long."""
+    """A cross where a case had no result, above all that has one: on memory if that ran out, else on time."""
     tops = (rows["ratio"].max(), max(rows[memory].max(), rows["limit"].max()))
     failed = rows.loc[rows["status"].isin(["out of memory", "timeout", "skipped"])]
     ours = _ours(rows)

@@ -124,3 +124,14 @@ def test_sizes_are_decimal(text, size):
 def test_odd_sizes_are_refused(text):
     with pytest.raises(click.BadParameter, match="expected a size"):
         Bytes().convert(text, None, None)
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\nfrom probe.app.cli import run\n"
+        "status = run(['bench', '--help'])\n"
+        "heavy = {'torch', 'pandas', 'plotly', 'transformers', 'numpy', 'rich'} & set(sys.modules)\n"
+        "assert status == 0 and not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "--memory-limit" in done.stdout, done.stderr
