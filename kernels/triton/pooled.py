@@ -30,7 +30,7 @@ from probe.kernels.triton.scores import (
     products,
     upcast,
 )
-from probe.kernels.triton.tile import offsets
+from probe.kernels.triton.tile import block_of, offsets
 
 
 @triton.jit
@@ -155,15 +155,16 @@ def pool(
     mask: Mask,
     scale: float,
     softcap: float | None,
-    block: tuple[int, int] = (64, 64),
+    block: tuple[int, int] | None = None,
 ) -> Tensor:
     """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): at most [batch, heads, *shape] float32.
 
     lse [batch, heads, queries] as the forward pass returned it, learned sinks included. block: the rows and columns of
-    weights that a program has in hand.
+    weights that a program has in hand, powers of two; None for what suits the dtype.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
+    block = block or block_of(query)
     scoring = Scoring.of(query, key, mask, scale, softcap)
     tall, wide = math.ceil(queries / shape[0]), math.ceil(keys / shape[1])
     rows, cols = math.ceil(queries / tall), math.ceil(keys / wide)

@@ -114,6 +114,11 @@ def tile_kernel(
     )
 
 
+def block_of(query: Tensor) -> tuple[int, int]:
+    """Rows and columns of a program, so that float32 has registers for them too."""
+    return (32, 32) if query.dtype == torch.float32 else (64, 64)
+
+
 def tile(
     query: Tensor,
     key: Tensor,
@@ -124,15 +129,16 @@ def tile(
     mask: Mask,
     scale: float,
     softcap: float | None,
-    block: tuple[int, int] = (64, 64),
+    block: tuple[int, int] | None = None,
 ) -> Tensor:
     """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32.
 
     lse [batch, heads, queries] as the forward pass returned it, learned sinks included. block: the rows and columns of
-    the rectangle that one program computes.
+    the rectangle that one program computes; None for what suits the dtype.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
+    block = block or block_of(query)
     scoring = Scoring.of(query, key, mask, scale, softcap)
     kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
     pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))

@@ -107,6 +107,30 @@ def test_blocks_that_are_cut_at_both_ends_and_whole_between(poisoned_empty, samp
     assert exact.received.isnan().float().mean() < 0.5
 
 
+@pytest.mark.parametrize("window", [14, 15, 16, 30])
+@pytest.mark.parametrize("ahead", range(16))
+def test_every_way_that_the_interval_may_lie_on_tiles(sample, window, ahead):
+    """Off by one row, a tile that an end of the interval cuts would count as whole."""
+    tensors = sample(queries=40, keys=40, width=8)
+    mask = Mask(first_query=ahead, window=window)
+    (found, _), exact = both(*tensors, mask=mask, band=Band(start=ahead + 3))
+    torch.testing.assert_close(found.double(), exact.received, atol=1e-8, rtol=1e-5, equal_nan=True)
+
+
+def test_a_row_whose_lse_is_minus_infinity_gives_nothing(sample):
+    query, key, value = sample(queries=20, keys=20)
+    options = {"mask": Mask(), "scale": 0.35, "softcap": None, "band": Band(), "tiles": SMALL}
+    _, exact = reference.attend(
+        query, key, value, sinks=None, request=Request(lse=True), mask=Mask(), scale=0.35, softcap=None
+    )
+    lse = exact.lse.float()
+    with_all, rows = received(query, key, lse, **options)
+    weight = reference.tile(query, key, lse, rows=range(7, 8), cols=range(20), mask=Mask(), scale=0.35, softcap=None)
+    lse[..., 7] = -math.inf
+    without, _ = received(query, key, lse, **options)
+    torch.testing.assert_close((with_all - without).double() * rows[:, None], weight[:, :, 0], atol=1e-6, rtol=1e-5)
+
+
 def test_rows_of_a_weight_of_nearly_1_and_columns_of_nearly_none(sample):
     """Both ends keep five digits, down to columns that receive 1e-8."""
     query, key, value = sample(kv_heads=1, queries=60, keys=60, width=16, sharp=1.0)
