@@ -61,7 +61,7 @@ def test_few_queries_against_a_long_cache(sample, same_statistics, queries, spli
     padded = Mask(first_query=150, keys=torch.arange(200) >= torch.tensor([[0], [100]]))
     request = everything(200, top=1, received=None, pooled=None)
     sinks = torch.linspace(-2, 6, 6)
-    for mask in (padded, replace(padded, window=40)):
+    for mask in (padded, replace(padded, window=100)):
         tiles = replace(SMALL, cols=32, splits=splits)
         (output, found), (expected, exact) = both(*tensors, tiles=tiles, mask=mask, sinks=sinks, request=request)
         close(output, expected)
