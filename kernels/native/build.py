@@ -10,6 +10,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -94,14 +95,9 @@ def build(library: Path) -> None:
 
 @contextmanager
 def _ninja_on_path() -> Iterator[None]:
-    """torch calls ninja by name; its package's folder is on the path only where the environment is activated."""
-    if shutil.which("ninja"):
-        yield
-        return
-    import ninja
-
+    """torch calls ninja by name; it lies beside Python, on the path only where the environment is activated."""
     former = os.environ.get("PATH", "")
-    os.environ["PATH"] = f"{ninja.BIN_DIR}{os.pathsep}{former}"
+    os.environ["PATH"] = os.pathsep.join([former, sysconfig.get_path("scripts")])
     try:
         yield
     finally:
