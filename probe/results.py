@@ -171,7 +171,7 @@ class Result(ABC):
 def _class_of(kind: str, path: Path) -> type[Result]:
     """The class that result.json names: imported already, or of this library; a folder cannot name other modules."""
     module, _, name = str(kind).partition(":")
-    if module.startswith("probe.analyses."):
+    if module.startswith(("probe.analyses.", "probe.benchmarks.")):
         with suppress(ModuleNotFoundError):
             importlib.import_module(module)
     for known in reversed(_subclasses(Result)):  # the newest, where a notebook defines a class again
