@@ -237,7 +237,7 @@ def forward_kernel(
     if not PAIRS:
         all_see = tl.minimum(own_low - near + 1, keys)
         if WINDOWED:
-            all_see = tl.minimum(all_see, own_low - reach + 1)
+            all_see = tl.minimum(all_see, own_low - reach.to(tl.int32) + 1)
         whole = tl.minimum(tl.maximum(all_see - start, 0) // COLS, tiles)
         whole = tl.maximum(whole - before, 0)
 
@@ -249,7 +249,6 @@ def forward_kernel(
     windowed = mass
     top = tl.full([ROWS], -1, tl.int32)
     sums = tl.zeros([ROWS, WIDE], tl.float32)
-    far_away = reach.to(tl.float32)
 
     for edge in tl.static_range(2):
         if edge or not PAIRS:
@@ -289,7 +288,7 @@ def forward_kernel(
                     slope,
                     cap,
                     unit,
-                    far_away,
+                    reach,
                     WIDTH,
                     DIMS,
                     VALUE_WIDTH,
