@@ -98,10 +98,23 @@ def test_entropy_of_a_row_with_one_weight_of_nearly_1(sample, peak, sinks):
     close(found.distance, exact.distance)
 
 
-def test_received_over_thousands_of_rows_keeps_five_digits(sample):
-    query, key, value = sample(queries=3000, keys=3000, width=16, sharp=0.5)
-    (_, found), (_, exact) = both(query, key, value, request=Request(received=Band()))
-    torch.testing.assert_close(found.received.double(), exact.received, atol=0, rtol=1e-5)
+def test_received_over_many_rows_keeps_its_digits(sample):
+    """Sums of 60,000 weights, in blocks of 8."""
+    query, key, value = sample(queries=60_000, keys=3, sharp=0.5)
+    (_, found), (_, exact) = both(
+        query, key, value, rows=8, mask=Mask(causal=False), request=Request(received=Band(lo=-3))
+    )
+    torch.testing.assert_close(found.received.double(), exact.received, atol=0, rtol=1e-6)
+
+
+def test_a_high_cap_changes_little_and_exactly_that(sample):
+    """Scores far below the cap, where 1 - exp(-2 x) would cancel."""
+    tensors = sample(queries=70, keys=70, width=16)
+    (output, found), (expected, exact) = both(*tensors, softcap=3000.0, request=Request(lse=True, entropy=True))
+    close(output, expected)
+    same = {"atol": 1e-5, "rtol": 1e-6}
+    torch.testing.assert_close(found.lse.double(), exact.lse, **same)
+    torch.testing.assert_close(found.entropy.double(), exact.entropy, **same)
 
 
 @pytest.mark.parametrize("k", [1, 2, 7, 300])
