@@ -237,7 +237,7 @@ def forward_kernel(
     if not PAIRS:
         all_see = tl.minimum(own_low - near + 1, keys)
         if WINDOWED:
-            all_see = tl.minimum(all_see, own_low - reach.to(tl.int32) + 1)
+            all_see = tl.minimum(all_see, own_low - reach + 1)
         whole = tl.minimum(tl.maximum(all_see - start, 0) // COLS, tiles)
         whole = tl.maximum(whole - before, 0)
 
@@ -250,6 +250,7 @@ def forward_kernel(
     top = tl.full([ROWS], -1, tl.int32)
     sums = tl.zeros([ROWS, WIDE], tl.float32)
 
+    far_away = reach * 1.0  # Triton makes a constant of an integer that is 1, and a constant has no .to()
     for edge in tl.static_range(2):
         if edge or not PAIRS:
             for t in tl.range(0, tiles - whole if edge else whole, num_stages=1 if edge else STAGES):
@@ -288,7 +289,7 @@ def forward_kernel(
                     slope,
                     cap,
                     unit,
-                    reach,
+                    far_away,
                     WIDTH,
                     DIMS,
                     VALUE_WIDTH,

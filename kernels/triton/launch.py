@@ -105,8 +105,7 @@ def forward(
         scoring.slope,
         scoring.cap,
         scoring.unit,
-        # a float, because Triton makes constants of integers that are 1
-        float(min(request.windowed_distance or 0, queries + keys + abs(scoring.ahead))),
+        min(request.windowed_distance or 0, queries + keys + abs(scoring.ahead)),
         WIDTH=width,
         DIMS=padded(width),
         VALUE_WIDTH=value_width,
