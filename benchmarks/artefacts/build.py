@@ -125,7 +125,6 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         raise RuntimeError(f"cuobjdump: expected a line with REG, STACK and LOCAL, got {usage!r}")
     registers, stack, local = (int(number) for number in found.groups())
     instructions, _ = parse(listing)
-    touched = sum(i.opcode in ("STL", "LDL") for i in instructions)
     inner = loops(listing)
     # a loop that searches again has fewer products, one for tiles with a mask more of everything else
     main = min(inner, key=lambda loop: (-sum(i.pipe == "tensor" for i in loop), len(loop)), default=[])
@@ -138,7 +137,7 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         constants=launch.constants,
         registers=registers,
         shared=launch.compiled.metadata.shared,
-        spilled=max(stack + local, 4 * touched),
+        spilled=stack + local,
         products=sum(i.pipe == "tensor" for i in instructions),
         loops=len(inner),
         mix=mix(main),

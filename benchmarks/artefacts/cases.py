@@ -13,7 +13,7 @@ from torch import Tensor
 
 from probe.kernels.contract import Band, Mask, Request
 from probe.kernels.triton import columns, launch, pooled, tile
-from probe.kernels.triton.tiles import decode_tiles, forward_tiles
+from probe.kernels.triton.tiles import Tiles, decode_tiles, forward_tiles
 
 CAPABILITIES = (80, 90, 100)
 WIDTHS = (64, 128)
@@ -40,15 +40,20 @@ def key_sets(count: int) -> Tensor:
 ROWS = Request(lse=True, entropy=True, distance=True, windowed_distance=512, top=1)
 
 
-def forward(request: Request) -> Case:
-    """The forward pass with the statistics of rows that a request names."""
+def forward(request: Request, tiles: Tiles | None = None) -> Case:
+    """The forward pass with the statistics of rows that a request names, in the tiles of the device or others."""
 
     def case(width: int, capability: tuple[int, int]) -> object:
         query, key, _ = tensors(width)
-        tiles = forward_tiles(width, query.dtype, capability, sets=request.sets is not None)
-        return launch.forward(query, key, key, sinks=None, request=request, tiles=tiles, **SCORING)
+        chosen = tiles or forward_tiles(width, query.dtype, capability, sets=request.sets is not None)
+        return launch.forward(query, key, key, sinks=None, request=request, tiles=chosen, **SCORING)
 
     return case
+
+
+def wide_tiles(cols: int) -> Tiles:
+    """Tiles that suit attention without statistics, which needs fewer registers."""
+    return Tiles(rows=128, cols=cols, warps=8, stages=3)
 
 
 def decode(width: int, capability: tuple[int, int]) -> object:
@@ -92,6 +97,8 @@ def exact_tile(width: int, capability: tuple[int, int]) -> object:
 
 CASES: dict[str, Case] = {
     "plain": forward(Request()),
+    "plain, 64 keys": forward(Request(), wide_tiles(64)),
+    "plain, 128 keys": forward(Request(), wide_tiles(128)),
     "rows": forward(ROWS),
     "rows and 4 sets": forward(replace(ROWS, sets=key_sets(4))),
     "rows and 32 sets": forward(replace(ROWS, sets=key_sets(32))),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from probe.benchmarks.artefacts.build import Artefact
 from probe.benchmarks.artefacts.cases import TOKENS
@@ -20,7 +20,8 @@ many registers a thread takes, how much shared memory a program, whether anythin
 in the main loop. The overhead at the end is predicted from those, and is no measurement. Inputs are float16, 8 query
 heads on 2 KV heads, causal, {tokens:,} tokens. Tiles are those that `attend` chooses for the device.
 
-Cases: *plain* is the forward pass without statistics, which is plain flash attention; *rows* adds lse, entropy,
+Cases: *plain* is the forward pass without statistics, which is plain flash attention, in the tiles that it shares with
+statistics, and in two wider ones that would suit it alone; *rows* adds lse, entropy,
 distance, windowed distance and the largest weight with its key; *rows and n sets* also the mass of n key sets;
 *received* is the second sweep, which gives what each key receives; *pooled*, *tile*, *top 8* (the largest weights after
 the first), *partial* (the partial sums of four key sets) and *decode* (*rows* for one query, its keys split over
@@ -50,7 +51,8 @@ cores FlashAttention-4):
 A pass through the main loop keeps each part busy for so many cycles. If all parts work at once, it takes as long as the
 busiest (*overlapped*); if the tensor cores stand still while anything else runs, as long as they and the busiest of
 the others together (*apart*). Real kernels lie between. Left out: latency, barriers, the memory of the device, what a
-product reads from shared memory by itself, and tiles at the edge of the mask. Cycles are for 1,000 pairs.
+product reads from shared memory by itself, and tiles at the edge of the mask. Cycles are for 1,000 pairs. What
+statistics are compared with is plain attention in the fastest of its tiles that fit and do not spill.
 """
 
 
@@ -98,6 +100,13 @@ def devices() -> str:
     return table((*head, "bytes of shared memory"), rows)
 
 
+def best(artefacts: list[Artefact], capability: int, width: int, least: Callable[[Artefact], float]) -> Artefact:
+    """Plain attention in whichever tiles are predicted to be fastest, of those that fit and do not spill."""
+    fit = DEVICES[capability].limit
+    plain = [a for a in artefacts if a.case.startswith("plain") and (a.capability, a.width) == (capability, width)]
+    return min((a for a in plain if not a.spilled and a.shared <= fit), key=least)
+
+
 def overheads(artefacts: list[Artefact]) -> str:
     """Predicted cycles of plain attention, and how many times as many statistics take, both ways of counting."""
     by_case = {(a.case, a.capability, a.width): a for a in artefacts if a.loops}
@@ -108,8 +117,9 @@ def overheads(artefacts: list[Artefact]) -> str:
         others = [by_case[name, capability, width] for name in ("rows", "rows and 4 sets", "received")]
         cells: list[object] = [device_name(plain), width]
         for least in (overlapped, apart):
-            with_rows, with_sets, received = (least(other) / least(plain) for other in others)
-            cells += [f"{least(plain):.0f}"] if least is apart else [f"{least(plain):.0f}, {busiest(plain)}"]
+            base = best(artefacts, capability, width, least)
+            with_rows, with_sets, received = (least(other) / least(base) for other in others)
+            cells += [f"{least(base):.0f}"] if least is apart else [f"{least(base):.0f}, {busiest(base)}"]
             cells += [f"{with_rows:.2f}", f"{with_sets:.2f}", f"{1 + received:.2f}", f"{with_rows + received:.2f}"]
         rows.append(cells)
     ratios = ("rows", "rows and 4 sets", "plain and received", "rows and received")
@@ -132,11 +142,13 @@ def verdict(artefacts: list[Artefact]) -> str:
         ("column statistics", COLUMNS_TARGET, "received"),
     ):
         found = []
-        for (other, capability, width), plain in by_case.items():
+        for other, capability, width in by_case:
             if other == "plain":
                 extra = 1 if case == "received" else 0
+                statistic = by_case[case, capability, width]
                 ratios = [
-                    extra + least(by_case[case, capability, width]) / least(plain) for least in (overlapped, apart)
+                    extra + least(statistic) / least(best(artefacts, capability, width, least))
+                    for least in (overlapped, apart)
                 ]
                 met = "met" if max(ratios) <= target else "met one way" if min(ratios) <= target else "missed"
                 found.append(f"{DEVICES[capability].name} {width}: {ratios[0]:.2f} and {ratios[1]:.2f}, {met}")
