@@ -168,7 +168,7 @@ def top(
     keys, pack = key.shape[2], _pack(query, key, None)
     listed = min(triton.next_power_of_2(k), LONGEST)
     tiles = tiles or _tiles(query, key, pack, width)
-    rows = max(16, min(tiles.rows, LISTS // listed, 64))
+    rows = max(16, min(tiles.rows, LISTS // listed, 64 if width <= 64 else 32))
     scoring = Scoring.of(query, key, mask, scale, softcap)
     kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
     pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))

@@ -43,7 +43,7 @@ def close(found, expected, tolerance=1e-5):
     case=cases(queries=(1, 2, 7, 33, 45), keys=(1, 3, 16, 40, 70), widths=(16, 24), value_dims=(16, 3)),
     tiles=st.sampled_from(TILES),
 )
-@settings(thorough, max_examples=40)
+@settings(thorough, max_examples=30)
 def test_equals_the_reference(sample, same_statistics, case, tiles):
     """What belongs to keys and to maps has tests of its own."""
     case["request"] = replace(case["request"], received=None, pooled=None)
