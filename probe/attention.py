@@ -102,7 +102,6 @@ def _switch(hf: PreTrainedModel, name: str) -> None:
         hf.set_attn_implementation({part: name})
 
 
-@torch.compiler.disable  # a graph break: what observers and interventions do is not for tracing
 def probe_attention(
     module: nn.Module,
     query: Tensor,
@@ -178,7 +177,6 @@ def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: i
     return Mask(causal=False, pairs=given[..., :keys], first_query=keys - queries)
 
 
-@torch.compiler.disable
 def probe_mask(
     batch_size: int,
     q_length: int,
@@ -255,5 +253,6 @@ def _is_window(mask_function: Callable, window: int, first: int, queries: int, d
     )
 
 
-AttentionInterface.register(NAME, probe_attention)
-AttentionMaskInterface.register(NAME, probe_mask)
+# Under torch.compile both are graph breaks: what observers and interventions do is not for tracing.
+AttentionInterface.register(NAME, torch.compiler.disable(probe_attention))
+AttentionMaskInterface.register(NAME, torch.compiler.disable(probe_mask))
