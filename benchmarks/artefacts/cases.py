@@ -45,7 +45,8 @@ def forward(request: Request, tiles: Tiles | None = None) -> Case:
 
     def case(width: int, capability: tuple[int, int]) -> object:
         query, key, _ = tensors(width)
-        chosen = tiles or forward_tiles(width, query.dtype, capability, sets=request.sets is not None)
+        sets = 0 if request.sets is None else request.sets.shape[2]
+        chosen = tiles or forward_tiles(width, query.dtype, capability, sets=sets)
         return launch.forward(query, key, key, sinks=None, request=request, tiles=chosen, **SCORING)
 
     return case

@@ -49,7 +49,7 @@ def forward(
     sets = request.sets
     pack = _pack(query, key, sets)
     wide = max(width, value_width)
-    tiles = tiles or _tiles(query, key, pack, wide, sets=sets is not None)
+    tiles = tiles or _tiles(query, key, pack, wide, sets=0 if sets is None else sets.shape[2])
     members = None if sets is None else Members.of(sets, tiles.cols)
     scoring = Scoring.of(query, key, mask, scale, softcap)
     output = query.new_empty(batch, queries, heads, value_width).transpose(1, 2)
@@ -328,7 +328,7 @@ def _pack(query: Tensor, key: Tensor, sets: Tensor | None) -> int:
     return query.shape[1] // key.shape[1] if sets is None or sets.shape[1] == 1 else 1
 
 
-def _tiles(query: Tensor, key: Tensor, pack: int, width: int, *, sets: bool = False) -> Tiles:
+def _tiles(query: Tensor, key: Tensor, pack: int, width: int, *, sets: int = 0) -> Tiles:
     """What suits the device and the number of rows."""
     batch, heads, queries, _ = query.shape
     rows = queries * pack

@@ -38,8 +38,8 @@ def capability_of(query: Tensor) -> tuple[int, int]:
     return torch.cuda.get_device_capability(query.device)
 
 
-def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *, sets: bool = False) -> Tiles:
-    """For many rows, `sets` where there are key sets: up to a width of 128 no registers spill (docs/kernels.md)."""
+def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *, sets: int = 0) -> Tiles:
+    """For many rows and so many key sets: up to a width of 128 no registers spill (docs/kernels.md)."""
     if dtype == torch.float32:
         return Tiles(rows=32, cols=32 if width <= 64 else 16, warps=4, stages=2)
     if width > 128:
@@ -48,6 +48,8 @@ def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *
     if capability < (8, 0):
         return Tiles(rows=64, cols=32, warps=4, stages=1)
     if capability < (9, 0):
+        if wide and sets > 16:
+            return Tiles(rows=32, cols=32, warps=4, stages=3)
         if wide:
             return Tiles(rows=128, cols=16 if sets else 32, warps=8, stages=3)
         return Tiles(rows=64, cols=32 if sets else 64, warps=4, stages=3, slots=8, run=8)

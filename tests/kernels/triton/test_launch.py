@@ -37,7 +37,7 @@ with compiling(80) as launches:
 
     query, key, value = make(2, 4, 100, 80), make(2, 2, 130, 80), make(2, 2, 130, 48)
     asked = replace(rows, windowed_distance=7, sets=make(1, 4, 3, 130, dtype=torch.bool))
-    tiles, sinks = forward_tiles(80, half, (8, 0), sets=True), make(4, dtype=torch.float32)
+    tiles, sinks = forward_tiles(80, half, (8, 0), sets=1), make(4, dtype=torch.float32)
     launch.forward(query, key, value, sinks=sinks, request=asked, tiles=tiles, **hidden(2, 4, 100, 130))
     launch.top(query, key, make(2, 4, 100, 1, dtype=torch.float32), k=100, tiles=tiles, **hidden(2, 1, 100, 130))
     launch.partial(
