@@ -55,6 +55,8 @@ class Sweep:
         budget = scoring.budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
         self.most = max(1, budget // self.dtype.itemsize)
         self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
+        # the first blocks of a causal sweep are the smallest: room for the largest, and for no more than there is
+        self.room = min(self.most, query.shape[0] * query.shape[1] * min(MOST_ROWS, query.shape[2]) * key.shape[2])
         self.buffers: dict[str, Tensor] = {}
 
     def blocks(self) -> Iterator[Block]:
@@ -81,8 +83,7 @@ class Sweep:
         """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            # the first blocks of a causal sweep are the smallest
-            self.buffers[name] = torch.empty(max(size, self.most), dtype=self.dtype, device=self.query.device)
+            self.buffers[name] = torch.empty(max(size, self.room), dtype=self.dtype, device=self.query.device)
         return self.buffers[name][:size].view(shape)
 
     def scores(self, block: Block) -> Tensor:

@@ -51,11 +51,18 @@ def test_rows_and_whole_are_inverse(sample):
 
 
 def test_a_buffer_is_used_again():
-    query = torch.zeros(1, 1, 4, 8)
+    query = torch.zeros(1, 1, 10, 8)
     sweep = Sweep(query, query, Scoring(Mask(), 1.0, None, budget=400))
     small, large = sweep.buffer("scores", 2, 3), sweep.buffer("scores", 5, 20)
     assert small.data_ptr() == large.data_ptr() != sweep.buffer("weights", 2, 3).data_ptr()
     assert sweep.buffer("scores", 50, 20).shape == (50, 20)
+
+
+def test_a_buffer_has_no_more_room_than_the_scores_of_all_heads_need():
+    """Pages that are never filled are pages all the same where the system clears them."""
+    query = torch.zeros(2, 3, 5, 8)
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None))
+    assert sweep.buffer("scores", 1, 1).untyped_storage().nbytes() == 2 * 3 * 5 * 5 * 4
 
 
 def test_half_precision_is_widened():
