@@ -12,7 +12,6 @@ from probe.kernels.contract import Mask, Request, Statistics
 # Query rows a time where a mask tensor is needed, so that it never has queries x keys elements.
 ROWS = 512
 
-
 # torch's own backward pass serves
 DIFFERENTIABLE = True
 
