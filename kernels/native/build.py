@@ -53,15 +53,15 @@ def compiler() -> str | None:
 
 def place() -> Path:
     """The library's file, whose name changes with its sources, torch, the compiler and the processor."""
-    from torch.utils.cpp_extension import get_default_build_root
-
     digest = hashlib.sha256()
     for name in SOURCES:
         digest.update((FOLDER / name).read_bytes())
     version = subprocess.run([str(compiler()), "--version"], capture_output=True, text=True, check=False).stdout
     for fact in (*FLAGS, torch.__version__, torch.version.cuda, sys.version, version, *processor()):
         digest.update(str(fact).encode())
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()
+    # where torch's own loader would put it, without importing that loader and setuptools with it
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or Path(cache) / "torch_extensions"
     return Path(root) / "probe_native" / f"attention-{digest.hexdigest()[:16]}.so"
 
 
