@@ -1,4 +1,9 @@
-"""Measuring a group: one process for each case, all alive at once, asked in turn for one repetition each."""
+"""Measuring a group: one process for each case, all alive at once, asked in turn for one repetition each.
+
+That gives the times. Memory is taken afterwards, from one repetition in a fresh process for each case, in which the C
+library hands every large block back to the system. Left to itself it keeps what it likes of the memory that a layer
+has freed: peaks of the same case then differ by a tenth from one process to the next.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +16,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
+from types import MappingProxyType
 from typing import Any
 
 from probe.benchmarks.memory import available
@@ -24,6 +30,8 @@ STARTING = 600.0
 """Seconds that a case may take to get ready: imports, weights, compilation."""
 SHORTEST, MOST_CALLS = 0.1, 100
 """A repetition repeats its call until it takes about so many seconds, or so many calls."""
+WEIGHED = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""What makes glibc take blocks from this size on from the system, and give them back; others do not read it."""
 NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "OutOfMemoryError", "out of memory", "ENOMEM")
 """What those say who are refused memory: Python, C++, torch on a CPU, torch on a GPU, the system."""
 
@@ -39,7 +47,9 @@ class Ended(Exception):
 class Worker:
     """The process of one case. A context manager, after which the process is gone."""
 
-    def __init__(self, case: Case, group: Group, settings: Settings) -> None:
+    def __init__(
+        self, case: Case, group: Group, settings: Settings, *, environment: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self.limit = settings.memory_limit
         self._settings = settings
         self._errors = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")  # noqa: SIM115
@@ -48,7 +58,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=os.environ | {"OMP_NUM_THREADS": str(settings.threads)},
+            env=os.environ | {"OMP_NUM_THREADS": str(settings.threads)} | dict(environment),
             text=True,
             bufsize=1,
             start_new_session=True,  # an interruption of this command reaches this process alone, which ends the others
@@ -172,8 +182,8 @@ def measure(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The records of a group's cases, and every time taken, in the order in which it was.
 
-    Round 0 is not counted; `turn` gets how many repetitions are done, after each. A case that fails is out of the
-    following rounds.
+    Round 0 is not counted, and after the others one repetition more gives the memory; `turn` gets how many are done,
+    after each. A case that fails is out of the following rounds.
     """
     found = [Measured(case) for case in group.cases]
     times: list[dict[str, Any]] = []
@@ -185,7 +195,7 @@ def measure(
             ready = _unless_ended(each, workers[each.case.name].prepare)
             each.limit = workers[each.case.name].limit
             if ready is not None:
-                each.held, each.facts = ready["held"], ready["facts"]
+                each.facts = ready["facts"]
         # the case that may fail goes first in the uncounted round: where it does, there is nothing to compare
         for each in reversed(found):
             _warm_up(each, workers[each.case.name])
@@ -201,12 +211,15 @@ def measure(
                     answer = _unless_ended(each, lambda each=each: workers[each.case.name].repeat(each.calls))
                     if answer is not None:
                         each.seconds.append(answer["seconds"])
-                        each.peak = max(each.peak, answer["peak"])
                         times.append(
                             {"case": each.case.name, "round": number, "start": start, "seconds": answer["seconds"]}
                         )
                 turns += 1
                 turn(turns)
+    for each in found:
+        _weigh(each, group, settings)
+        turns += 1
+        turn(turns)
     return [each.record() for each in found], times
 
 
@@ -219,6 +232,17 @@ def _warm_up(each: Measured, worker: Worker) -> None:
         answer = _unless_ended(each, lambda: worker.repeat(3))
     if answer is not None:
         each.calls = min(MOST_CALLS, max(1, round(SHORTEST / max(answer["seconds"], 1e-9))))
+
+
+def _weigh(each: Measured, group: Group, settings: Settings) -> None:
+    """The memory of the case, in a process of its own."""
+    if each.status != "ok":
+        return
+    with Worker(each.case, group, settings, environment=WEIGHED) as worker:
+        ready = _unless_ended(each, worker.prepare)
+        answer = None if ready is None else _unless_ended(each, lambda: worker.repeat(1))
+    if ready is not None and answer is not None:
+        each.held, each.peak = ready["held"], answer["peak"]
 
 
 def _unless_ended(each: Measured, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ def run(
         else:
             checked = check(settings, plan, tests, note)
             folder.append({"group": "checked", "facts": checked})
-        total = sum(len(group.cases) * (group.rounds + 1) for group in plan)
+        total = sum(len(group.cases) * (group.rounds + 2) for group in plan)
         turns = 0
         for group in plan:
             if group.name not in done:
@@ -73,7 +73,7 @@ def run(
                     cases, times = measure(group, settings, turn=lambda n, before=turns: progress(before + n, total))
                 done[group.name] = {"group": group.name, "length": group.length, "cases": cases, "times": times}
                 folder.append(done[group.name])
-            turns += len(group.cases) * (group.rounds + 1)
+            turns += len(group.cases) * (group.rounds + 2)
             progress(turns, total)
         found = Benchmark(
             manifest=manifest(settings, seconds=folder.seconds, sources=folder.config["code"]),

@@ -30,10 +30,10 @@ def test_cases_take_turns(measured):
     starts = [time["start"] for time in times]
     ends = [time["start"] + time["seconds"] * cases[time["case"]]["calls"] for time in times]
     assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))  # never two at once
-    assert turns == list(range(1, 17))
+    assert turns == list(range(1, 21))
 
 
-def test_medians_quartiles_and_memory_are_of_the_counted_rounds(measured):
+def test_medians_and_quartiles_are_of_the_counted_rounds_and_memory_is_its_own(measured):
     cases, times, _ = measured
     for name in ("sdpa alone", "rows"):
         taken = sorted(time["seconds"] for time in times if time["case"] == name)
@@ -88,20 +88,21 @@ def test_the_exception_is_found_among_notes():
     assert explanation(["Killed"]) == "Killed" and explanation([]) == ""
 
 
-def test_calls_fill_a_tenth_of_a_second_and_the_peak_is_the_highest(monkeypatch):
-    """Answers by hand: 20 ms a call, and three peaks."""
+def test_calls_fill_a_tenth_of_a_second_and_memory_is_of_a_fresh_process(monkeypatch):
+    """Answers by hand: 20 ms a call, and another peak each time."""
     asked = []
 
     class Scripted(Worker):
-        def __init__(self, *_):
-            self.limit = 9
+        def __init__(self, *_, environment=None):
+            self.limit, self.weighs = 9, bool(environment)
 
         def prepare(self):
-            return {"held": 100, "facts": {"kind": "scripted"}}
+            asked.append("weigh" if self.weighs else "time")
+            return {"held": 100 if self.weighs else 90, "facts": {"kind": "scripted"}}
 
         def repeat(self, calls):
             asked.append(calls)
-            return {"seconds": 0.02, "held": 120, "peak": [999, 999, 150, 190, 170][len(asked) - 1]}
+            return {"seconds": 0.02, "held": 120, "peak": 150 if self.weighs else 999}
 
         def close(self):
             asked.append("closed")
@@ -110,6 +111,6 @@ def test_calls_fill_a_tenth_of_a_second_and_the_peak_is_the_highest(monkeypatch)
 
     monkeypatch.setattr(crew, "Worker", Scripted)
     (found,), times = measure(Group(suite="kernels", length=64, cases=(SDPA,), rounds=3), SETTINGS)
-    assert asked == [1, 3, 5, 5, 5, "closed"] and len(times) == 3
-    assert (found["held"], found["peak"], found["growth"], found["calls"]) == (100, 190, 90, 5)
+    assert asked == ["time", 1, 3, 5, 5, 5, "closed", "weigh", 1, "closed"] and len(times) == 3
+    assert (found["held"], found["peak"], found["growth"], found["calls"]) == (100, 150, 50, 5)
     assert found["seconds"] == 0.02 and found["facts"] == '{"kind": "scripted"}'
