@@ -55,9 +55,9 @@ def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
         "Each case has a process of its own. The processes are alive together and are asked in turn for one "
         "repetition each, so whatever else the machine does hits all cases alike; the first round does not count. "
         "Times are medians, and multiples are quotients of medians from the same rounds. A repetition is one call, or "
-        "as many as fill a tenth of a second. Memory is the most that was resident (on a GPU: allocated by torch) in one "
-        "repetition in a fresh process, less what was when imports, weights and inputs were in place; there the C "
-        "library gives freed blocks back at once, for how many it keeps by itself is chance and hides what a case needs.",
+        "as many as fill a tenth of a second. Memory is the most that was resident (on a GPU: allocated by torch) in "
+        "one repetition in a fresh process, less what was when imports, weights and inputs were in place; there the C "
+        "library gives freed blocks back at once, for how many it keeps by itself is chance and hides a case's need.",
     ]
     for suite in found.cases["suite"].unique():
         text += section(found, suite, f"bench-{suite}" in set(pictures))
