@@ -4,18 +4,20 @@ To add an implementation, write a module with `attend` (and, where it has them, 
 arguments as they are passed below, and name it in IMPLEMENTATIONS, fastest first. If there is anything that it cannot
 serve, give it `refusal(query, key, **options) -> str | None`, which says why not; `by_name_only(query)` says why "auto"
 passes over it though it can serve. Its output needs no gradient: this module adds it, unless the other says
-DIFFERENTIABLE.
+DIFFERENTIABLE. It takes `edits` only if it says EDITS.
 """
 
 from __future__ import annotations
 
 import importlib
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from probe.kernels.checks import (
+    check_edits,
     check_lse,
     check_mask,
     check_ranges,
@@ -25,6 +27,7 @@ from probe.kernels.checks import (
     check_tensors,
 )
 from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.edits import Edit
 from probe.kernels.gradients import differentiable, without_gradient
 from probe.kernels.sweep import Scoring
 
@@ -47,6 +50,7 @@ def attend(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     request: Request | None = None,
+    edits: tuple[Edit, ...] = (),
     implementation: str = "auto",
 ) -> tuple[Tensor, Statistics]:
     """Attention output, [batch, heads, queries, value_dim], and the statistics that `request` names.
@@ -59,6 +63,7 @@ def attend(
     scale: None is head_dim ** -0.5.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sinks: [heads] learned logits that take weight in every row and have no value; rows then sum to less than one.
+    edits: changes of the pattern, in their order; constants in a backward pass. "blocked" and "reference" know them.
     implementation: a name in IMPLEMENTATIONS, or "auto" for the fastest that can serve.
 
     Raises ValueError for arguments that do not fit together, and for a named implementation that cannot serve them.
@@ -69,9 +74,12 @@ def attend(
     check_scalars(scale, softcap)
     check_sinks(query, sinks)
     check_request(query, key, request)
+    check_edits(query, key, edits)
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    options = {"mask": mask, "softcap": softcap, "sinks": sinks, "request": request}
-    module = _serving("attend", implementation, query, key, **options, value=value)[1]
+    options: dict[str, Any] = {"mask": mask, "softcap": softcap, "sinks": sinks, "request": request}
+    module = _serving("attend", implementation, query, key, edits=edits, **options, value=value)[1]
+    if edits:
+        options["edits"] = edits
 
     def forward(request: Request) -> tuple[Tensor, Statistics]:
         return module.attend(query, key, value, scale=scale, **options | {"request": request})
@@ -81,7 +89,7 @@ def attend(
     if getattr(module, "DIFFERENTIABLE", False):
         output, statistics = forward(request)
     else:
-        scoring = Scoring(mask, scale, softcap)
+        scoring = Scoring(mask, scale, softcap, edits=edits)
         output, statistics = differentiable(forward, query, key, value, sinks, scoring, request)
     return output, without_gradient(statistics, query, key, value, sinks)
 
@@ -150,18 +158,21 @@ def chosen(
     softcap: float | None = None,
     sinks: Tensor | None = None,
     request: Request | None = None,
+    edits: tuple[Edit, ...] = (),
     implementation: str = "auto",
 ) -> str:
     """Name of the implementation that `attend` runs for these arguments, for a manifest."""
     options = {"mask": _mask(query, key, mask), "softcap": softcap, "sinks": sinks, "request": request or Request()}
-    return _serving("attend", implementation, query, key, **options)[0]
+    return _serving("attend", implementation, query, key, edits=edits, **options)[0]
 
 
 def _mask(query: Tensor, key: Tensor, mask: Mask | None) -> Mask:
     return Mask(first_query=key.shape[2] - query.shape[2]) if mask is None else mask
 
 
-def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **options: object) -> tuple[str, ModuleType]:
+def _serving(
+    entry: str, implementation: str, query: Tensor, key: Tensor, *, edits: tuple[Edit, ...] = (), **options: object
+) -> tuple[str, ModuleType]:
     """Name and module of the implementation that serves `entry`."""
     if implementation != "auto" and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: expected one of auto, {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
@@ -169,7 +180,10 @@ def _serving(entry: str, implementation: str, query: Tensor, key: Tensor, **opti
     for name in IMPLEMENTATIONS if implementation == "auto" else (implementation,):
         module = importlib.import_module(IMPLEMENTATIONS[name])
         refusal = getattr(module, "refusal", None)
-        reason = None if refusal is None else refusal(query, key, **options)
+        if edits and not getattr(module, "EDITS", False):
+            reason = "cannot edit the pattern"
+        else:
+            reason = None if refusal is None else refusal(query, key, **options)
         if reason is None and implementation == "auto" and hasattr(module, "by_name_only"):
             reason = module.by_name_only(query)
         if reason is None and hasattr(module, entry):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from probe.kernels.contract import Mask, Request
+from probe.kernels.edits import Edit, Reweighting
 
 MOST_SETS = 32
 
@@ -97,6 +98,33 @@ def check_request(query: Tensor, key: Tensor, request: Request) -> None:
         raise ValueError(f"received: expected start <= stop, got start={band.start}, stop={band.stop}")
     if request.pooled is not None and min(request.pooled) < 1:
         raise ValueError(f"pooled: expected at least (1, 1) rows and columns, got {request.pooled}")
+
+
+def check_edits(query: Tensor, key: Tensor, edits: tuple[Edit, ...]) -> None:
+    """Raises ValueError unless the tensors of every edit broadcast to what they edit."""
+    batch, heads, queries, _ = query.shape
+    keys, device = key.shape[2], query.device
+    for edit in edits:
+        if isinstance(edit, Reweighting):
+            sets = edit.sets.shape[2] if edit.sets.ndim == 4 else 0
+            _check_bool("edit.sets", edit.sets, [(batch, 1), (heads, 1), (sets,), (keys,)], device)
+            wanted = (queries, sets)
+        else:
+            _check_rows(edit.rows, queries, device)
+            wanted = (len(edit.rows), keys)
+        log = edit.log
+        fits = log.ndim == 4 and log.shape[0] in (batch, 1) and log.shape[1] in (heads, 1) and log.shape[2:] == wanted
+        if not fits or not log.is_floating_point() or log.device != device:
+            sizes = f"{_choice((batch, 1))}, {_choice((heads, 1))}, {wanted[0]}, {wanted[1]}"
+            raise ValueError(f"edit.log: expected [{sizes}] floating on {device}, got {_found(log)}")
+
+
+def _check_rows(rows: Tensor, queries: int, device: torch.device) -> None:
+    if rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != device:
+        raise ValueError(f"edit.rows: expected int64 query indices on {device}, got {_found(rows)}")
+    found = rows.tolist()
+    if len(set(found)) < len(found) or (found and not (0 <= min(found) and max(found) < queries)):
+        raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {found}")
 
 
 def _check_bool(name: str, tensor: Tensor, sizes: list[tuple[int, ...] | range], device: torch.device) -> None:

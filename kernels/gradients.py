@@ -104,14 +104,15 @@ def gradients(
             continue
         q, g = sweep.rows(block, query), sweep.rows(block, grad)
         k, v = sweep.cols(block, key), sweep.cols(block, value)
-        s = sweep.scores(block)
-        # the slope of the cap is 1 - (s / softcap)^2; hidden keys have no weight, whatever theirs
-        slope = None if sweep.softcap is None else (s / sweep.softcap).clamp_(min=-1).square_().neg_().add_(1)
-        p = sweep.weights(block, s, lse).flatten(2, 3).flatten(0, 1)
+        s = sweep.capped(block)
+        slope = None if sweep.softcap is None else (s / sweep.softcap).square_().neg_().add_(1)
+        p = sweep.weights(block, sweep.edited(s, block), lse).flatten(2, 3).flatten(0, 1)
         d_score = torch.bmm(g, v.transpose(1, 2)).sub_(sweep.rows(block, moment[..., None])).mul_(p)
         if slope is not None:
             d_score.mul_(slope.view_as(d_score))
         d_score.mul_(sweep.scale)
+        for edit in sweep.edits:
+            edit.forget(sweep.whole(block, d_score), block)
         block.of(sweep.grouped(d_query), rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
         for target, part in (
             (d_key, torch.bmm(d_score.transpose(1, 2), q)),

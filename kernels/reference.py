@@ -11,10 +11,13 @@ import math
 import torch
 from torch import Tensor
 
+from probe.kernels.blocks import HIDDEN
 from probe.kernels.contract import Band, Mask, Request, Statistics
+from probe.kernels.edits import Edit, whole
 
 # autograd goes through the definitions
 DIFFERENTIABLE = True
+EDITS = True
 
 
 def positions(queries: int, keys: int, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -39,12 +42,18 @@ def visible_pairs(queries: int, keys: int, mask: Mask, device: torch.device) -> 
     return visible
 
 
-def scores(query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: float | None) -> Tensor:
-    """Scaled, capped and masked scores, -inf where masked: [batch, heads, queries, keys] float64."""
+def scores(
+    query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: float | None, edits: tuple[Edit, ...] = ()
+) -> Tensor:
+    """Scaled, capped, edited and masked scores, -inf where masked: [batch, heads, queries, keys] float64."""
     group = query.shape[1] // key.shape[1]
     s = scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
     if softcap is not None:
         s = softcap * torch.tanh(s / softcap)
+    for edit in edits:
+        s = s.clone()
+        edit.apply(s[:, :, None], whole(s))
+        s = s.masked_fill(s <= HIDDEN / 2, -math.inf)
     return s.masked_fill(~visible_pairs(query.shape[2], key.shape[2], mask, query.device), -math.inf)
 
 
@@ -58,9 +67,10 @@ def attend(
     softcap: float | None,
     sinks: Tensor | None,
     request: Request,
+    edits: tuple[Edit, ...] = (),
 ) -> tuple[Tensor, Statistics]:
     """Output [batch, heads, queries, value_dim] and the statistics that `request` names, all float64."""
-    s = scores(query, key, mask=mask, scale=scale, softcap=softcap)
+    s = scores(query, key, mask=mask, scale=scale, softcap=softcap, edits=edits)
     blind = s.isneginf().all(-1)
     everything = s if sinks is None else torch.cat([s, sinks.double()[None, :, None, None].expand(*s.shape[:3], 1)], -1)
     # a row of -inf alone has no gradient that is a number: give it finite scores, and take its weights away afterwards

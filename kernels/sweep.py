@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probe.kernels.blocks import MOST_ROWS, Block, Hiding, blocks
 from probe.kernels.contract import Mask
+from probe.kernels.edits import Edit
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -42,6 +43,7 @@ class Scoring:
     scale: float
     softcap: float | None
     budget: int | None = None
+    edits: tuple[Edit, ...] = ()
 
 
 class Sweep:
@@ -50,6 +52,7 @@ class Sweep:
     def __init__(self, query: Tensor, key: Tensor, scoring: Scoring) -> None:
         self.query, self.key = query, key
         self.mask, self.scale, self.softcap = scoring.mask, scoring.scale, scoring.softcap
+        self.edits = scoring.edits
         self.group = query.shape[1] // key.shape[1]
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         budget = scoring.budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
@@ -87,16 +90,25 @@ class Sweep:
         return self.buffers[name][:size].view(shape)
 
     def scores(self, block: Block) -> Tensor:
-        """Scaled, capped scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
+        """Scaled, capped, edited scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
+        return self.edited(self.capped(block), block)
+
+    def edited(self, s: Tensor, block: Block) -> Tensor:
+        """Capped scores with the edits and the mask, in their place."""
+        for edit in self.edits:
+            edit.apply(s, block)
+        self.hiding.apply(s, block)
+        return s
+
+    def capped(self, block: Block) -> Tensor:
+        """Scaled, capped scores: [batch, kv_heads, group, rows, cols], in a buffer."""
         cap = self.softcap
         q = self.rows(block, self.query) * (self.scale if cap is None else self.scale / cap)
         k = self.cols(block, self.key)
         s = torch.bmm(q, k.transpose(1, 2), out=self.buffer("scores", q.shape[0], q.shape[1], k.shape[1]))
         if cap is not None:
             s.tanh_().mul_(cap)
-        s = self.whole(block, s)
-        self.hiding.apply(s, block)
-        return s
+        return self.whole(block, s)
 
     def weights(self, block: Block, s: Tensor, lse: Tensor) -> Tensor:
         """p, in the place of s, from the lse [batch, heads, queries] of an earlier sweep."""

@@ -17,11 +17,14 @@ from probe.kernels.blocked.tally import Tally
 from probe.kernels.blocked.top import CHUNK, top_columns
 from probe.kernels.blocks import HIDDEN, may_be_blind
 from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.edits import Edit
 from probe.kernels.maps import pool, tile
 from probe.kernels.pooled import tile_maxima
 from probe.kernels.sweep import Scoring, Sweep, as_written
 
 __all__ = ["attend", "pool", "tile"]
+
+EDITS = True
 
 
 @as_written
@@ -35,13 +38,14 @@ def attend(
     softcap: float | None,
     sinks: Tensor | None,
     request: Request,
+    edits: tuple[Edit, ...] = (),
     budget: int | None = None,
 ) -> tuple[Tensor, Statistics]:
     """Output [batch, heads, queries, value_dim] in the query's dtype, and the statistics asked for, in float32.
 
     budget: the most bytes of scores in hand at once.
     """
-    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
+    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget, edits))
     tally = Tally(query, key, value, mask, request, sweep.dtype)
     batch, heads, queries, _ = query.shape
     # heads side by side in memory, as models want them next
@@ -49,7 +53,7 @@ def attend(
     lse = query.new_empty(batch, heads, queries, dtype=sweep.dtype)
     outputs, lses = sweep.grouped(output), sweep.grouped(lse)
     sink = None if sinks is None else sweep.grouped(sinks.to(sweep.dtype)[None, :, None])
-    blind_rows = may_be_blind(query, key, mask)
+    blind_rows = bool(edits) or may_be_blind(query, key, mask)
     for block in sweep.blocks():
         if block.cols.start == block.cols.stop:
             block.of(outputs, rows=3).zero_()

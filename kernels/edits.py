@@ -1,0 +1,89 @@
+"""Edits of the attention pattern: key sets that weigh more or less in a row, and rows that are given outright.
+
+An edit changes the scaled, capped scores before softmax, so the output and every statistic describe the edited
+attention, with no map. A key that the mask hides stays hidden.
+
+Reweighting: s_ij <- s_ij + log_ig for every set g that holds j. Softmax then multiplies the set's share of the row by
+    exp(log_ig) and normalises. Where the factors keep the row's sum, as those of a redistribution do, lse is unchanged.
+Pinned:      s_ij <- log_ij, whatever query and key are: the row of the pattern is exp(log_i), normalised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from torch import Tensor
+
+from probe.kernels.blocks import HIDDEN, Block, grouped
+
+E = TypeVar("E", "Reweighting", "Pinned")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reweighting:
+    """sets: [batch or 1, heads or 1, sets, keys] bool. log: [batch or 1, heads or 1, queries, sets], -inf removes."""
+
+    sets: Tensor
+    log: Tensor
+
+    def apply(self, scores: Tensor, block: Block) -> None:
+        """In place: the scores [batch, kv_heads, group, rows, cols] of the block."""
+        group = scores.shape[2]
+        log = block.of(grouped(self.log, group), rows=3).to(scores.dtype).clamp(min=HIDDEN)
+        for log_of, member in zip(log.unbind(-1), block.of(grouped(self.sets, group), cols=4).unbind(3), strict=True):
+            columns = member.flatten(0, 2).any(0).nonzero()[:, 0]
+            if 2 * len(columns) < member.shape[-1]:  # few keys: touch no others
+                change = log_of[..., None] * member[..., columns].to(scores.dtype)[..., None, :]
+                scores.index_add_(4, columns, change.expand(*scores.shape[:-1], -1))
+            else:
+                scores.add_(log_of[..., None] * member.to(scores.dtype)[..., None, :])
+
+    def forget(self, d_score: Tensor, block: Block) -> None:
+        """A factor leaves the slope of a score as it is."""
+
+    def of_heads(self, heads: list[int]) -> Reweighting:
+        """The edit for some of the heads."""
+        return replace(self, sets=of_heads(self.sets, heads), log=of_heads(self.log, heads))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pinned:
+    """rows: [n] int64 query indices. log: [batch or 1, heads or 1, n, keys], log weights in place of scores."""
+
+    rows: Tensor
+    log: Tensor
+
+    def apply(self, scores: Tensor, block: Block) -> None:
+        """In place: the scores [batch, kv_heads, group, rows, cols] of the block."""
+        here, own = self._inside(block)
+        if len(here):
+            log = block.of(grouped(self.log, scores.shape[2]), cols=4)[..., here, :]
+            scores[..., own, :] = log.to(scores.dtype).clamp(min=HIDDEN)
+
+    def forget(self, d_score: Tensor, block: Block) -> None:
+        """In place: a row that is given depends on no query and no key."""
+        d_score[..., self._inside(block)[1], :] = 0
+
+    def of_heads(self, heads: list[int]) -> Pinned:
+        """The edit for some of the heads."""
+        return replace(self, log=of_heads(self.log, heads))
+
+    def _inside(self, block: Block) -> tuple[Tensor, Tensor]:
+        """Which of the rows lie in the block, and where in it."""
+        here = ((self.rows >= block.rows.start) & (self.rows < block.rows.stop)).nonzero()[:, 0]
+        return here, self.rows[here] - block.rows.start
+
+
+Edit = Reweighting | Pinned
+
+
+def of_heads(tensor: Tensor, heads: list[int]) -> Tensor:
+    """[batch, heads or 1, ...] for some of the heads."""
+    return tensor if tensor.shape[1] == 1 else tensor[:, heads]
+
+
+def whole(scores: Tensor) -> Block:
+    """The block that is all of [batch, heads, queries, keys]."""
+    batch, heads, queries, keys = scores.shape
+    return Block(batch=slice(0, batch), kv_heads=slice(0, heads), rows=slice(0, queries), cols=slice(0, keys))
