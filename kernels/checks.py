@@ -110,8 +110,8 @@ def check_edits(query: Tensor, key: Tensor, edits: tuple[Edit, ...]) -> None:
             _check_bool("edit.sets", edit.sets, [(batch, 1), (heads, 1), (sets,), (keys,)], device)
             wanted = (queries, sets)
         else:
-            _check_rows(edit.rows, queries, device)
-            wanted = (len(edit.rows), keys)
+            _check_rows(edit.rows, batch, queries, device)
+            wanted = (edit.rows.shape[1], keys)
         log = edit.log
         fits = log.ndim == 4 and log.shape[0] in (batch, 1) and log.shape[1] in (heads, 1) and log.shape[2:] == wanted
         if not fits or not log.is_floating_point() or log.device != device:
@@ -119,12 +119,13 @@ def check_edits(query: Tensor, key: Tensor, edits: tuple[Edit, ...]) -> None:
             raise ValueError(f"edit.log: expected [{sizes}] floating on {device}, got {_found(log)}")
 
 
-def _check_rows(rows: Tensor, queries: int, device: torch.device) -> None:
-    if rows.ndim != 1 or rows.dtype != torch.int64 or rows.device != device:
-        raise ValueError(f"edit.rows: expected int64 query indices on {device}, got {_found(rows)}")
-    found = rows.tolist()
-    if len(set(found)) < len(found) or (found and not (0 <= min(found) and max(found) < queries)):
-        raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {found}")
+def _check_rows(rows: Tensor, batch: int, queries: int, device: torch.device) -> None:
+    if rows.ndim != 2 or rows.shape[0] not in (batch, 1) or rows.dtype != torch.int64 or rows.device != device:
+        sizes = f"{_choice((batch, 1))}, rows"
+        raise ValueError(f"edit.rows: expected [{sizes}] int64 query indices on {device}, got {_found(rows)}")
+    for found in rows.tolist():
+        if len(set(found)) < len(found) or any(not 0 <= row < queries for row in found):
+            raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {found}")
 
 
 def _check_bool(name: str, tensor: Tensor, sizes: list[tuple[int, ...] | range], device: torch.device) -> None:

@@ -10,6 +10,7 @@ Pinned:      s_ij <- log_ij, whatever query and key are: the row of the pattern 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -49,30 +50,33 @@ class Reweighting:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pinned:
-    """rows: [n] int64 query indices. log: [batch or 1, heads or 1, n, keys], log weights in place of scores."""
+    """rows: [batch or 1, n] int64 query indices. log: [batch or 1, heads or 1, n, keys], log weights for scores."""
 
     rows: Tensor
     log: Tensor
 
     def apply(self, scores: Tensor, block: Block) -> None:
         """In place: the scores [batch, kv_heads, group, rows, cols] of the block."""
-        here, own = self._inside(block)
-        if len(here):
-            log = block.of(grouped(self.log, scores.shape[2]), cols=4)[..., here, :]
-            scores[..., own, :] = log.to(scores.dtype).clamp(min=HIDDEN)
+        log = block.of(grouped(self.log, scores.shape[2]), cols=4).to(scores.dtype).clamp(min=HIDDEN)
+        for texts, here, own in self._inside(block):
+            scores[texts, :, :, own] = (log if log.shape[0] == 1 else log[texts])[..., here, :]
 
     def forget(self, d_score: Tensor, block: Block) -> None:
         """In place: a row that is given depends on no query and no key."""
-        d_score[..., self._inside(block)[1], :] = 0
+        for texts, _, own in self._inside(block):
+            d_score[texts, :, :, own] = 0
 
     def of_heads(self, heads: list[int]) -> Pinned:
         """The edit for some of the heads."""
         return replace(self, log=of_heads(self.log, heads))
 
-    def _inside(self, block: Block) -> tuple[Tensor, Tensor]:
-        """Which of the rows lie in the block, and where in it."""
-        here = ((self.rows >= block.rows.start) & (self.rows < block.rows.stop)).nonzero()[:, 0]
-        return here, self.rows[here] - block.rows.start
+    def _inside(self, block: Block) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """The block's texts with the same rows, which of the rows lie in the block, and where in it."""
+        for text, rows in enumerate(block.of(self.rows[:, None])[:, 0]):
+            here = ((rows >= block.rows.start) & (rows < block.rows.stop)).nonzero()[:, 0]
+            if len(here):
+                texts = slice(None) if self.rows.shape[0] == 1 else slice(text, text + 1)
+                yield texts, here, rows[here] - block.rows.start
 
 
 Edit = Reweighting | Pinned

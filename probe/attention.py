@@ -23,7 +23,7 @@ from transformers.masking_utils import bidirectional_mask_function, causal_mask_
 
 from probe.errors import ProbeError
 from probe.interventions.base import AttentionCall, Intervention
-from probe.kernels.attend import attend
+from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Mask, Request, Statistics
 
 NAME = "probe"
@@ -45,6 +45,7 @@ class _Active:
 
     observers: tuple[Observer, ...] = ()
     interventions: tuple[Intervention, ...] = ()
+    declared: tuple[Intervention, ...] = ()
     implementation: str = "auto"
 
 
@@ -68,7 +69,8 @@ def engaged(
     mine = replace(
         mine,
         observers=mine.observers + observers,
-        interventions=mine.interventions + interventions,
+        interventions=mine.interventions + tuple(each.running() for each in interventions),
+        declared=mine.declared + interventions,
         implementation=implementation if implementation != "auto" else mine.implementation,
     )
     former: str = text_config(hf)._attn_implementation  # pyright: ignore[reportAssignmentType]  # set once loaded
@@ -79,6 +81,11 @@ def engaged(
     finally:
         _active.reset(token)
         _switch(hf, former)
+
+
+def interventions_on(hf: PreTrainedModel) -> tuple[Intervention, ...]:
+    """The interventions in force for a model here, in their order."""
+    return _active.get({}).get(id(text_config(hf)), _Active()).declared
 
 
 def text_config(hf: PreTrainedModel):
@@ -137,29 +144,19 @@ def probe_attention(
     active = _active.get({}).get(id(getattr(module, "config", None)), _Active())
     for intervention in active.interventions:
         call = intervention.before(call)
+    pattern = Pattern(call, active.implementation)
+    for intervention in active.interventions:
+        intervention.repattern(call, pattern)
+    call = replace(call, edited=tuple(pattern.edited))
     asked = [(observer, request) for observer in active.observers if (request := observer.request(call)) is not None]
-    output, statistics = _attend(call, asked[0][1] if asked else Request(), active.implementation)
+    output, statistics = pattern.whole(asked[0][1] if asked else Request())
     for index, (observer, request) in enumerate(asked):
         if index > 0:  # requests of different recordings do not merge: each is computed
-            statistics = _attend(call, request, active.implementation)[1]
+            statistics = pattern.whole(request)[1]
         observer.observe(call, statistics.detach())
     for intervention in active.interventions:
         output = intervention.after(call, output)
     return output.to(query.dtype).transpose(1, 2).contiguous(), None
-
-
-def _attend(call: AttentionCall, request: Request, implementation: str) -> tuple[Tensor, Statistics]:
-    return attend(
-        call.query,
-        call.key,
-        call.value,
-        mask=call.mask,
-        scale=call.scale,
-        softcap=call.softcap,
-        sinks=call.sinks,
-        request=request,
-        implementation=implementation,
-    )
 
 
 def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: int) -> Mask:

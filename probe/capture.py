@@ -145,6 +145,11 @@ class Capturing:
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
         assert statistics.lse is not None
+        if call.edited:
+            raise ProbeError(
+                "a capture keeps q, k and lse, from which an edited pattern cannot be drawn again: capture without "
+                "interventions on the pattern"
+            )
         pairs = call.mask.pairs
         captured = LayerCapture(
             query=call.query[0].detach().cpu().contiguous(),

@@ -121,7 +121,8 @@ class Manifest:
 class Recorder:
     """Measures a run from construction on, and writes its manifest at the end.
 
-    `before` is the time that earlier processes spent on the same run (`RunFolder.seconds`).
+    `before` is the time that earlier processes spent on the same run (`RunFolder.seconds`). Interventions that are in
+    force on the model are recorded beside those that are named.
     """
 
     def __init__(
@@ -137,7 +138,8 @@ class Recorder:
         self._model = model
         self._analysis = analysis
         self._options = decode(encode(options, "options"))
-        self._interventions = tuple(decode(encode(each, "interventions")) for each in interventions)
+        described = [*interventions, *(each.describe() for each in model.interventions)]
+        self._interventions = tuple(decode(encode(each, "interventions")) for each in described)
         self._seed = seed
         self._before = before
         self._start = time.monotonic()

@@ -14,16 +14,17 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from probe import decoding, manifest
-from probe.attention import engaged, text_config
+from probe.attention import engaged, interventions_on, text_config
 from probe.capture import Capture, Capturing
 from probe.errors import ProbeError, UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
+from probe.interventions.outputs import HeadOutputs, RecordOutputs
 from probe.kernels.contract import Request
 from probe.recording import AttentionStats, Recording, request_for
 from probe.seam import Seam, check_seam
 from probe.sources import Source, load_weights, resolve
-from probe.tokens import Tokens, chat, tokenize
+from probe.tokens import Tokens, chat, ids_hash, tokenize
 
 Prompt = str | Tokens | Tensor
 
@@ -161,6 +162,11 @@ class Model:
         with engaged(self.hf, interventions=interventions, implementation=self.implementation):
             yield
 
+    @property
+    def interventions(self) -> tuple[Intervention, ...]:
+        """The interventions in force here, in their order."""
+        return interventions_on(self.hf)
+
     @torch.no_grad()
     def run_with_stats(
         self,
@@ -254,6 +260,18 @@ class Model:
     ) -> list[list[int]]:
         """Greedy ids of each row; the cache holds the prompt without its last token, which is `last` [batch, 1]."""
         return decoding.greedy(self.hf, cache, last, max_new_tokens=max_new_tokens, stop=stop)
+
+    @torch.no_grad()
+    def head_outputs(
+        self, prompt: Prompt | Sequence[str], *, layers: Sequence[int] | None = None, padding_side: str = "left"
+    ) -> HeadOutputs:
+        """z of every head of one forward pass, [batch, heads, tokens, value_dim] by layer: for patching and means."""
+        ids, padding = self._batch(prompt, padding_side)
+        record = RecordOutputs(self._layers(layers))
+        with engaged(self.hf, interventions=(record,), implementation=self.implementation):
+            self._forward(ids, padding, logits_to_keep=1)
+        hashes = [prompt.hash] if isinstance(prompt, Tokens) else [ids_hash(row) for row in ids]
+        return record.outputs(hashes)
 
     # --- captures ----------------------------------------------------------------------------------------------------
 

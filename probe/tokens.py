@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 Offsets = tuple[tuple[int, int], ...]
 
 
+def ids_hash(ids: Tensor) -> str:
+    """The first 16 hex digits of sha256 over token ids as little-endian int64."""
+    return hashlib.sha256(ids.cpu().numpy().astype("<i8").tobytes()).hexdigest()[:16]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Tokens:
     """A tokenized text.
@@ -44,7 +49,7 @@ class Tokens:
     @property
     def hash(self) -> str:
         """The first 16 hex digits of sha256 over the ids as little-endian int64."""
-        return hashlib.sha256(self.ids.numpy().astype("<i8").tobytes()).hexdigest()[:16]
+        return ids_hash(self.ids)
 
     def strings(self) -> list[str]:
         """The text each token covers, a token put in front by its name; a character in several tokens shows in each."""

@@ -1,6 +1,7 @@
-"""Head pruning: z = 0, or the uniform attention that the official retrieval-head mask amounts to.
+"""Head pruning: z = 0, z = its mean, or the uniform attention that the official retrieval-head mask amounts to.
 
 zero:    z_h = 0, the head writes nothing.
+mean:    z_h = its mean over the texts and positions of a reference run: what does not depend on the text stays.
 uniform: the query is set to 0, so every visible key gets the same weight and z_h is the mean of the visible values
          (Wu et al. 2024, released code, flash path). It replaces the head by an average rather than removing it.
 """
@@ -15,22 +16,32 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.outputs import HeadOutputs
 
 
 @dataclass(frozen=True)
 class PruneHeads(Intervention):
-    """Remove heads. `phase="decode"` touches only calls with a single query; `rows` limits it to rows of the batch."""
+    """Remove heads. `phase="decode"` touches only calls with a single query; `rows` limits it to rows of the batch.
+
+    reference: for fill "mean", the outputs to average, from `model.head_outputs`.
+    """
 
     heads: Sequence[Head | tuple[int, int]]
-    fill: Literal["zero", "uniform"] = "zero"
+    fill: Literal["zero", "mean", "uniform"] = "zero"
     phase: Literal["all", "decode"] = "all"
     rows: Sequence[int] | None = None
+    reference: HeadOutputs | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
-        if self.fill not in ("zero", "uniform"):
-            raise UsageError(f"fill must be 'zero' or 'uniform', got {self.fill!r}")
+        if self.fill not in ("zero", "mean", "uniform"):
+            raise UsageError(f"fill must be 'zero', 'mean' or 'uniform', got {self.fill!r}")
+        if (self.fill == "mean") != (self.reference is not None):
+            raise UsageError("fill 'mean' needs reference=model.head_outputs(...), and nothing else does")
+        if self.reference is not None:
+            for head in self.heads_named:
+                self.reference.of(head.layer)
         if self.phase not in ("all", "decode"):
             raise UsageError(f"phase must be 'all' or 'decode', got {self.phase!r}")
         if self.rows is not None:
@@ -46,9 +57,10 @@ class PruneHeads(Intervention):
         return replace(call, query=self._zeroed(call.query, call.layer))
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        if self.fill != "zero" or not self._applies(call):
+        if self.fill == "uniform" or not self._applies(call):
             return output
-        return self._zeroed(output, call.layer)
+        zeroed = self._zeroed(output, call.layer)
+        return zeroed if self.reference is None else zeroed + self._means(output, call.layer)
 
     def _applies(self, call: AttentionCall) -> bool:
         decoding = call.query.shape[2] == 1
@@ -57,8 +69,17 @@ class PruneHeads(Intervention):
     def _zeroed(self, states: Tensor, layer: int) -> Tensor:
         """`states` [batch, heads, queries, dim] with this layer's heads (in the chosen rows) set to zero."""
         keep = states.new_ones(states.shape[0], states.shape[1], 1, 1)
-        heads = [head.head for head in self.heads_named if head.layer == layer]
-        rows = range(states.shape[0]) if self.rows is None else self.rows
-        for row in rows:
-            keep[row, heads] = 0
+        for row in self._rows(states):
+            keep[row, heads_in(self.heads_named, layer)] = 0
         return states * keep
+
+    def _means(self, states: Tensor, layer: int) -> Tensor:
+        """[batch, heads, 1, dim]: the means of this layer's heads in the chosen rows, zero elsewhere."""
+        means = states.new_zeros(*states.shape[:2], 1, states.shape[3])
+        for head in heads_in(self.heads_named, layer):
+            for row in self._rows(states):
+                means[row, head, 0] = self.reference.mean(Head(layer, head)).to(states)  # pyright: ignore
+        return means
+
+    def _rows(self, states: Tensor) -> Sequence[int]:
+        return range(states.shape[0]) if self.rows is None else self.rows

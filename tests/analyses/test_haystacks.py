@@ -14,7 +14,7 @@ def test_the_language_reference_is_english_without_code():
     haystack = language_reference()
     words = haystack.text.split()
     assert 14_000 < len(words) < 25_000
-    assert not set(haystack.text) & set("0123456789_()<>=[]{}/\\*\"\n")
+    assert not set(haystack.text) & set('0123456789_()<>=[]{}/\\*"\n')
     assert "The value for the built-in variable is determined when the interpreter starts." in haystack.text
     common = sum(word.lower() in {"the", "a", "is", "of", "to", "and", "in", "an"} for word in words)
     assert common / len(words) > 0.2  # code and tables have none of these

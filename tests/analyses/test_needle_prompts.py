@@ -60,9 +60,7 @@ def trained():
     bytes_.decoder = decoders.ByteLevel()
     bytes_.train_from_iterator(
         text,
-        trainers.BpeTrainer(
-            vocab_size=900, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-        ),
+        trainers.BpeTrainer(vocab_size=900, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
     bytes_.post_processor = processors.ByteLevel(trim_offsets=True)
     pieces = Tokenizer(models.BPE(unk_token="<unk>"))
@@ -110,7 +108,7 @@ def test_length_answer_and_depth_are_exact(reader, needle, length, depth):
     elif depth == 100:
         assert after == ""
     else:
-        assert before.rstrip()[-1] in ".!?”\")]"
+        assert before.rstrip()[-1] in '.!?”")]'
     ahead = len(tokens.span(0, len(before.rstrip()))) if before.strip() else 0
     own = len(tokens.span(len(before), len(before) + len(needle.text)))
     assert prompt.depth_reached == pytest.approx(100 * ahead / (length - own))

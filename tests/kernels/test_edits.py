@@ -55,7 +55,7 @@ def test_factors_are_by_query_and_minus_infinity_removes(sample):
 def test_a_pinned_row_is_as_given_and_hidden_keys_stay_hidden(sample):
     query, key, value = sample(queries=6, keys=6)
     given = torch.tensor([[0.25, 0.0, 0.75, 0, 0, 0], [0.1, 0, 0, 0.4, 0.3, 0.2]])
-    edit = Pinned(torch.tensor([3, 4]), given.log()[None, None])
+    edit = Pinned(torch.tensor([[3, 4]]), given.log()[None, None])
     p, edited = weights(query, key, value), weights(query, key, value, edits=(edit,))
     torch.testing.assert_close(edited[0, 0, 3], given[0])
     torch.testing.assert_close(edited[0, 0, 4], given[1] * torch.tensor([1, 1, 1, 1, 1, 0]) / 0.8)
@@ -64,7 +64,7 @@ def test_a_pinned_row_is_as_given_and_hidden_keys_stay_hidden(sample):
 
 def test_edits_apply_in_their_order(sample):
     query, key, value = sample(queries=5, keys=5)
-    pinned = Pinned(torch.tensor([4]), torch.full((1, 1, 1, 5), 0.2).log())
+    pinned = Pinned(torch.tensor([[4]]), torch.full((1, 1, 1, 5), 0.2).log())
     half = Reweighting(torch.arange(5)[None, None, None] < 1, torch.full((1, 1, 5, 1), 0.5).log())
     torch.testing.assert_close(weights(query, key, value, edits=(pinned, half))[0, 0, 4, 0], torch.tensor(0.1 / 0.9))
     torch.testing.assert_close(weights(query, key, value, edits=(half, pinned))[0, 0, 4, 0], torch.tensor(0.2))
@@ -77,8 +77,12 @@ def edits_for(draw, batch, heads, queries, keys):
     found = []
     for kind in draw(st.lists(st.sampled_from(["sets", "sparse sets", "pinned"]), min_size=1, max_size=3)):
         if kind == "pinned":
-            rows = torch.randperm(queries, generator=generator)[: draw(st.integers(1, queries))]
-            log = torch.randn(*lead, len(rows), keys, generator=generator)
+            count = draw(st.integers(1, queries))
+            own = [
+                torch.randperm(queries, generator=generator)[:count] for _ in range(draw(st.sampled_from([1, batch])))
+            ]
+            rows = torch.stack(own)
+            log = torch.randn(*lead, count, keys, generator=generator)
             log[torch.rand(log.shape, generator=generator) < 0.2] = -math.inf
             found.append(Pinned(rows, log))
         else:
@@ -105,7 +109,7 @@ def test_blocked_equals_the_reference(poisoned_empty, sample, same_statistics, d
 def test_gradients_take_edits_as_constants(sample, softcap):
     edits = (
         Reweighting(torch.rand(1, 4, 2, 70) < 0.3, torch.randn(2, 1, 40, 2)),
-        Pinned(torch.tensor([3, 39]), torch.randn(1, 4, 2, 70)),
+        Pinned(torch.tensor([[3, 39], [0, 39]]), torch.randn(1, 4, 2, 70)),
     )
     found = []
     for name in ("blocked", "reference"):
@@ -116,7 +120,8 @@ def test_gradients_take_edits_as_constants(sample, softcap):
     for mine, exact in zip(*found, strict=True):
         assert exact.abs().max() > 0.01
         torch.testing.assert_close(mine, exact, atol=1e-4, rtol=1e-4)
-    assert (found[0][0][:, :, [3, 39]] == 0).all()  # a pinned row depends on no query
+    assert (found[0][0][0, :, [3, 39]] == 0).all()  # a pinned row depends on no query
+    assert (found[0][0][1, :, [0, 39]] == 0).all() and (found[0][0][1, :, 3] != 0).any()
 
 
 def test_an_edit_of_some_heads_is_the_edit_of_all_cut_down(sample):
@@ -145,10 +150,10 @@ SETS, LOG = torch.ones(1, 1, 1, 4, dtype=torch.bool), torch.zeros(1, 1, 4, 1)
         (Reweighting(SETS.float(), LOG), "edit.sets: expected"),
         (Reweighting(SETS, LOG[:, :, :3]), r"edit.log: expected \[1, 1, 4, 1\] floating"),
         (Reweighting(SETS, LOG.int()), "edit.log: expected"),
-        (Pinned(torch.tensor([4]), LOG.mT), r"edit.rows: expected different query indices in \[0, 4\), got \[4\]"),
-        (Pinned(torch.tensor([1, 1]), torch.zeros(1, 1, 2, 4)), "edit.rows: expected different"),
-        (Pinned(torch.tensor([1.0]), LOG.mT), "edit.rows: expected int64"),
-        (Pinned(torch.tensor([1]), LOG), r"edit.log: expected \[1, 1, 1, 4\]"),
+        (Pinned(torch.tensor([[4]]), LOG.mT), r"edit.rows: expected different query indices in \[0, 4\), got \[4\]"),
+        (Pinned(torch.tensor([[1, 1]]), torch.zeros(1, 1, 2, 4)), "edit.rows: expected different"),
+        (Pinned(torch.tensor([[1.0]]), LOG.mT), r"edit.rows: expected \[1, rows\] int64"),
+        (Pinned(torch.tensor([[1]]), LOG), r"edit.log: expected \[1, 1, 1, 4\]"),
     ],
 )
 def test_edits_that_do_not_fit_are_refused(sample, edit, said):
@@ -158,7 +163,7 @@ def test_edits_that_do_not_fit_are_refused(sample, edit, said):
 
 def test_statistics_describe_the_edited_pattern(sample):
     query, key, value = sample(queries=12, keys=12)
-    edit = Pinned(torch.arange(12), torch.eye(12).log()[None, None])  # every query attends to itself alone
+    edit = Pinned(torch.arange(12)[None], torch.eye(12).log()[None, None])  # every query attends to itself alone
     _, found = attend(query, key, value, edits=(edit,), request=everything(12, top=1, received=Band()))
     assert (found.entropy.abs() < 1e-6).all() and (found.distance == 0).all() and (found.top_weight == 1).all()
     assert torch.equal(found.top_key[0, 0, :, 0], torch.arange(12))
