@@ -29,7 +29,7 @@ from probe.interventions.base import AttentionCall, Intervention, heads_in
 from probe.interventions.pattern import Pattern
 from probe.interventions.redistribution import check_kept, redistribute
 from probe.kernels.contract import Band, Request
-from probe.sink_rules import RULES, sinks
+from probe.sink_rules import RULES, Rule, initial, sinks
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CalibrateSinks(Intervention):
 
     heads: Sequence[Head | tuple[int, int]]
     beta: float = 0.4
-    rule: str = "alpha_over_n"
+    rule: Rule = "alpha_over_n"
     threshold: float = 5.0
     min_rows: int = 1
     spare: Literal["first token", "first flagged"] = "first token"
@@ -84,9 +84,18 @@ class CalibrateSinks(Intervention):
                 f"the prompt has {length} tokens, too few to find sinks in with min_rows={self.min_rows}: "
                 "take a longer prompt"
             )
-        flagged = sinks(found.received, rows[:, None], rule=self.rule, threshold=self.threshold, min_rows=self.min_rows)
-        first = (rows > 0)[:, None] if self.spare == "first token" else flagged
-        return flagged & (first.cumsum(-1) > 0) & ~(first & (first.cumsum(-1) == 1))
+        flagged = sinks(
+            found.received,
+            rows[:, None],
+            rule=self.rule,
+            threshold=self.threshold,
+            min_rows=self.min_rows,
+            real=None if call.mask.keys is None else call.mask.keys[:, None],
+            window=call.mask.window,
+        )
+        if self.spare == "first token":
+            return flagged & ~initial(flagged, real=(rows > 0)[:, None])
+        return flagged & ~initial(flagged, real=flagged)
 
 
 @dataclass(frozen=True, eq=False)

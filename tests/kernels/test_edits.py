@@ -71,7 +71,8 @@ def test_edits_apply_in_their_order(sample):
 
 
 @st.composite
-def edits_for(draw, batch, heads, queries, keys):
+def edits_for(draw, shape):
+    batch, heads, queries, keys = shape
     generator = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
     lead = (draw(st.sampled_from([1, batch])), draw(st.sampled_from([1, heads])))
     found = []
@@ -98,7 +99,7 @@ def edits_for(draw, batch, heads, queries, keys):
 @settings(thorough, max_examples=150)
 def test_blocked_equals_the_reference(poisoned_empty, sample, same_statistics, data, case, budget):
     query, key, value = sample(**case.pop("tensors"))
-    options = case | {"scale": 0.35, "edits": data.draw(edits_for(*query.shape[:3], key.shape[2]))}
+    options = case | {"scale": 0.35, "edits": data.draw(edits_for((*query.shape[:3], key.shape[2])))}
     output, found = blocked.attend(query, key, value, budget=budget, **options)
     expected, exact = reference.attend(query, key, value, **options)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)
@@ -108,7 +109,7 @@ def test_blocked_equals_the_reference(poisoned_empty, sample, same_statistics, d
 @pytest.mark.parametrize("softcap", [None, 2.0])
 def test_gradients_take_edits_as_constants(sample, softcap):
     edits = (
-        Reweighting(torch.rand(1, 4, 2, 70) < 0.3, torch.randn(2, 1, 40, 2)),
+        Reweighting(torch.rand((1, 4, 2, 70)) < 0.3, torch.randn(2, 1, 40, 2)),
         Pinned(torch.tensor([[3, 39], [0, 39]]), torch.randn(1, 4, 2, 70)),
     )
     found = []

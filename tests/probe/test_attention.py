@@ -293,6 +293,7 @@ def test_an_intervention_describes_itself_for_the_manifest():
         "fill": "uniform",
         "phase": "all",
         "rows": [2],
+        "reference": None,
     }
 
 

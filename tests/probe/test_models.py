@@ -151,7 +151,7 @@ def test_tiles_of_a_capture_are_the_map(llama: Model, maps, tmp_path):
         (lambda m: m.run_with_stats([TEXT, "a"], padding_side="middle"), "padding_side must be 'left' or 'right'"),
         (lambda m: m.intervene(PruneHeads([(30, 0)])).__enter__(), "L30H0 does not exist"),
         (lambda m: m.intervene(PruneHeads([(3, 9)])).__enter__(), "L3H9 does not exist"),
-        (lambda m: PruneHeads([(3, 9)], fill="mean"), "fill must be 'zero' or 'uniform'"),
+        (lambda m: PruneHeads([(3, 9)], fill="median"), "fill must be 'zero', 'mean' or 'uniform'"),
         (lambda m: Head.parse("layer 3"), "expected a head such as L18H6"),
     ],
 )

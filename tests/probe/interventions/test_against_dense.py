@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -51,7 +52,13 @@ def move(p: Tensor, sources: Tensor, recipients: Tensor, kept: float) -> Tensor:
     return torch.where(to_recipients > 0, moved, p)
 
 
-class Pattern:
+class Case:
+    """An intervention, and what it does to a map and to z."""
+
+    intervention: Any
+
+
+class Pattern(Case):
     """An edit of the map alone."""
 
     def output(self, z, layer, first):
@@ -103,10 +110,13 @@ class Forced(Pattern):
         return p
 
 
-class Outputs:
+class Outputs(Case):
     """An edit of z: `edit(z [batch, queries, dim], layer, head, positions)`."""
 
-    z = Z
+    z: Any = Z
+
+    def edit(self, z, layer, head, positions):
+        raise NotImplementedError
 
     def map(self, p, layer, first):
         return p
@@ -167,9 +177,9 @@ def prompt(seed: int = 0, batch: int = 1) -> Tensor:
     return torch.randint(3, VOCAB - 1, (batch, LENGTH + STEPS), generator=torch.Generator().manual_seed(seed))
 
 
-def case_for(kind: str, hf):
+def case_for(kind: str, hf) -> Any:
     """The case, with what the model's windows and head size allow."""
-    case = KINDS[kind]()
+    case: Any = KINDS[kind]()
     if kind == "forced" and hf.config.model_type != "llama":  # 8 tokens wide: the later queries do not see these keys
         case.intervention, case.queries = replace(case.intervention, queries=[17]), (17,)
     if hf.config.head_dim == 16 and kind in ("averaged", "patched"):
