@@ -202,6 +202,15 @@ class Model:
             logits = self._forward(ids, padding, logits_to_keep=logits_to_keep)
         return logits, recording.stats(queries=queries)
 
+    def logits(self, prompt: Prompt | Sequence[str], *, logits_to_keep: int = 0, padding_side: str = "left") -> Tensor:
+        """Logits [batch, tokens, vocab], of the last `logits_to_keep` positions only where it is not 0.
+
+        Gradients flow where the caller enables them, to the gates of interventions too.
+        """
+        ids, padding = self._batch(prompt, padding_side)
+        with engaged(self.hf, implementation=self.implementation):
+            return self._forward(ids, padding, logits_to_keep=logits_to_keep)
+
     @torch.no_grad()
     def generate(
         self,

@@ -18,6 +18,7 @@ from probe.errors import ProbeError, UsageError
 COMMANDS = {
     "bench": "probe.app.cli.bench",
     "heads": "probe.app.cli.heads",
+    "intervene": "probe.app.cli.intervene",
     "models": "probe.app.cli.models",
 }
 """Subcommand to the module whose `command` it is."""

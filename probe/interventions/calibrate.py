@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.nn.functional import pad
@@ -60,9 +60,9 @@ class CalibrateSinks(Intervention):
             raise UsageError(f"prefix must be at least 1 position, got {self.prefix}")
 
     @classmethod
-    def release(cls, heads: Sequence[Head | tuple[int, int]], *, prefix: int | None = None) -> CalibrateSinks:
-        """As the released code detects and edits in a prompt (github.com/GATECH-EIC/ACT)."""
-        return cls(heads, rule="absolute", threshold=0.1, spare="first flagged", prefix=prefix)
+    def release(cls, heads: Sequence[Head | tuple[int, int]], **changes: Any) -> CalibrateSinks:
+        """As the released code detects and edits in a prompt (github.com/GATECH-EIC/ACT), but for the `changes`."""
+        return cls(heads, **{"rule": "absolute", "threshold": 0.1, "spare": "first flagged"} | changes)
 
     @property
     def heads_named(self) -> tuple[Head, ...]:
