@@ -51,7 +51,7 @@ def command() -> None:
     help="Sinks are columns with a mean above 0.1, as in the released code, or above 5 / N, as in the paper.",
 )
 @click.option(
-    "--beta", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of its weight that a sink keeps.",
+    "--beta", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of its weight a sink keeps.",
 )
 @click.option("--heads", "k", type=click.IntRange(min=1), default=30, show_default=True, help="How many to calibrate.")
 @click.option(
