@@ -156,7 +156,7 @@ def received_kernel(
 
     for t in tl.range(0, whole, num_stages=STAGES):
         at = (start + (cut + t) * ROWS).to(tl.int64)
-        q = load_whole(query + at * query_row, query_row, query_dim, row, WIDTH, DIMS, UPCAST)
+        q = load_whole(query, query_row, query_dim, at, ROWS, WIDTH, DIMS, UPCAST)
         x = products(q, k, slope, cap, CAPPED, PRECISION) * unit - tl.load(offset + at + row)[:, None]
         if PAIRS:
             shown = tl.load(pairs + (at + row)[:, None] * pairs_row, mask=(j < keys)[None, :], other=0)

@@ -81,8 +81,8 @@ def visit(
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         v = load_rows(value, value_stride, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     else:
-        k = load_whole(key, key_stride, key_dim, j, WIDTH, DIMS, UPCAST)
-        v = load_whole(value, value_stride, value_dim, j, VALUE_WIDTH, VALUE_DIMS, UPCAST)
+        k = load_whole(key, key_stride, key_dim, start, COLS, WIDTH, DIMS, UPCAST)
+        v = load_whole(value, value_stride, value_dim, start, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:
         x = hide(x, own, inside, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
@@ -310,6 +310,8 @@ def forward_kernel(
                     PRECISION,
                     UPCAST,
                 )
+            if WINDOWED and not edge:
+                windowed = mass * far_away
 
     mass = tl.sum(mass, 1)
     moment = tl.sum(moment, 1)

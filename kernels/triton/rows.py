@@ -72,13 +72,14 @@ def add_tile(
                 distance = add_weighted(distance * slotted, e, away, COLS, SLOTS, RUN)
             if WINDOWED:
                 windowed = add_weighted(windowed * slotted, e, tl.minimum(away, reach), COLS, SLOTS, RUN)
-    else:
-        if DISTANCE:
-            left = (COLS - 1 - col).to(tl.float32)[None, :] + tl.zeros_like(e)
-            beyond = (own - (start + COLS - 1)).to(tl.float32)[:, None]
-            distance = add_weighted(distance * slotted + beyond * here, e, left, COLS, SLOTS, RUN)
-        if WINDOWED:
-            windowed = windowed * slotted + here * reach
+    elif DISTANCE:
+        # from the query to the end of the tile, to where a slot's last column stands, to the column
+        span: tl.constexpr = COLS * RUN // SLOTS
+        slot = tl.arange(0, SLOTS)
+        last = (slot // RUN + 1) * span - RUN + slot % RUN
+        beyond = (own - start)[:, None] - last[None, :]
+        left = (span - RUN - col % span // RUN * RUN).to(tl.float32)[None, :] + tl.zeros_like(e)
+        distance = add_weighted(tl.fma(beyond.to(tl.float32), here, distance * slotted), e, left, COLS, SLOTS, RUN)
     if TOP:
         # tiles need not come in order: of equal peaks the lower key stays
         top = tl.where((highest > peak) | ((highest == peak) & (start < top)), start, top)
