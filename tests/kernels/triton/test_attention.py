@@ -25,7 +25,8 @@ SMALL = Tiles(rows=16, cols=16, warps=4, stages=1)
 TILES = [
     replace(SMALL, slots=8, run=8),
     replace(SMALL, rows=32),
-    replace(SMALL, cols=32, slots=4, run=2),
+    replace(SMALL, cols=32, edge=16, slots=4, run=2),
+    replace(SMALL, cols=32, slots=2),
     replace(SMALL, splits=3),
 ]
 
