@@ -60,7 +60,9 @@ def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *
             return Tiles(rows=32, cols=32, warps=4, stages=3)
         if wide:
             return Tiles(rows=128, cols=16 if sets else 32, warps=8, stages=3, slots=8, run=8)
-        return Tiles(rows=64, cols=32 if sets else 64, warps=4, stages=3, slots=8, run=8)
+        if sets:
+            return Tiles(rows=64, cols=32, warps=4, stages=3, slots=8, run=8)
+        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=8, run=8)
     if capability < (10, 0):
         if sets:
             return Tiles(rows=128, cols=32 if wide else 64, warps=8, stages=3, slots=8, run=8)
