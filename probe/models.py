@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -24,6 +25,10 @@ from probe.recording import AttentionStats, Recording, request_for
 from probe.seam import Seam, check_seam
 from probe.sources import Source, load_weights, resolve
 from probe.tokens import Tokens, chat, tokenize
+
+if TYPE_CHECKING:
+    from nnsight.modeling.transformers import TransformersModel
+    from transformer_lens.model_bridge import TransformerBridge
 
 Prompt = str | Tokens | Tensor
 
@@ -111,6 +116,20 @@ class Model:
     def weights_hash(self) -> str:
         """SHA-256 of the weights, of the files they came from where those are known."""
         return manifest.weights_hash(self)
+
+    @cached_property
+    def lens(self) -> TransformerBridge:
+        """A TransformerLens bridge over the same weights, built on first use; probe.lens says what runs when."""
+        from probe.lens import lens
+
+        return lens(self.hf, self.tokenizer, implementation=self.implementation)
+
+    @cached_property
+    def nnsight(self) -> TransformersModel:
+        """An nnsight model over `hf` itself, built on first use."""
+        from probe.tracing import traced
+
+        return traced(self.hf, self.tokenizer)
 
     @property
     def has_chat_template(self) -> bool:
