@@ -61,6 +61,46 @@ def load(
     return Model(hf, tokenizer, source=source, implementation=implementation)
 
 
+def wrap(
+    given: PreTrainedModel | TransformerBridge | TransformersModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    implementation: str = "auto",
+) -> Model:
+    """A Model around what is loaded already: a transformers model, a TransformerLens bridge or an nnsight model.
+
+    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizer that they
+    have. From then on a bridge's attention runs through the engine, as probe.lens says. A transformers model needs its
+    tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
+    """
+    family = {base.__module__.split(".")[0] for base in type(given).__mro__}
+    hf: object = given
+    door = None
+    if "transformer_lens" in family and hasattr(given, "original_model"):
+        from probe.lens import through_engine
+
+        hf, door = given.original_model, "lens"  # pyright: ignore[reportAttributeAccessIssue]
+        tokenizer = tokenizer or given.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(hf, PreTrainedModel):
+            through_engine(given, implementation=implementation)  # pyright: ignore[reportArgumentType]
+    elif "nnsight" in family and hasattr(given, "_module"):
+        hf, door = given._module, "nnsight"
+        tokenizer = tokenizer or getattr(given, "tokenizer", None)
+    if not isinstance(hf, PreTrainedModel):
+        raise UsageError(
+            "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "
+            f"got {type(given).__name__}"
+        )
+    if any(parameter.is_meta for parameter in hf.parameters()):
+        raise UsageError(f"the {type(given).__name__} has no weights yet: load it first (nnsight: dispatch=True)")
+    if tokenizer is None:
+        raise UsageError(f"expected a tokenizer for the {type(given).__name__}: pass tokenizer=")
+    model = Model(hf, tokenizer, implementation=implementation)
+    if door is not None:
+        model.__dict__[door] = given
+    return model
+
+
 @dataclass(frozen=True)
 class Generation:
     """A continuation: text, ids [tokens] of the new tokens, the prompt, and statistics over prompt and continuation."""
