@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.attention import _active, _Active, _switch, engaged, text_config
+from probe.attention import _Active, _active, _switch, engaged, text_config
 from probe.errors import ProbeError
 from probe.kernels.contract import Mask
 from probe.kernels.sdpa import visible_pairs
@@ -76,7 +76,7 @@ def second_tree(hf: PreTrainedModel) -> PreTrainedModel:
 
 def through_engine(bridge: TransformerBridge, *, implementation: str = "auto") -> TransformerBridge:
     """The same bridge, its attention handed to the engine from now on; doing it twice changes nothing."""
-    twin = bridge.original_model
+    twin: Any = bridge.original_model
     if getattr(twin, "_probe_engaged", False):
         return bridge
     attentions = [block.attn for block in bridge.blocks if hasattr(block, "attn")]
@@ -91,7 +91,7 @@ def through_engine(bridge: TransformerBridge, *, implementation: str = "auto") -
             return forward(*args, **kwargs)
 
     twin.forward = engine_forward
-    twin._probe_engaged = True  # pyright: ignore[reportAttributeAccessIssue]
+    twin._probe_engaged = True
     return bridge
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -73,19 +73,20 @@ def wrap(
     have. From then on a bridge's attention runs through the engine, as probe.lens says. A transformers model needs its
     tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
     """
+    found: Any = given
     family = {base.__module__.split(".")[0] for base in type(given).__mro__}
     hf: object = given
     door = None
-    if "transformer_lens" in family and hasattr(given, "original_model"):
+    if "transformer_lens" in family and hasattr(found, "original_model"):
         from probe.lens import through_engine
 
-        hf, door = given.original_model, "lens"  # pyright: ignore[reportAttributeAccessIssue]
-        tokenizer = tokenizer or given.tokenizer  # pyright: ignore[reportAttributeAccessIssue]
+        hf, door = found.original_model, "lens"
+        tokenizer = found.tokenizer if tokenizer is None else tokenizer
         if isinstance(hf, PreTrainedModel):
-            through_engine(given, implementation=implementation)  # pyright: ignore[reportArgumentType]
-    elif "nnsight" in family and hasattr(given, "_module"):
-        hf, door = given._module, "nnsight"
-        tokenizer = tokenizer or getattr(given, "tokenizer", None)
+            through_engine(found, implementation=implementation)
+    elif "nnsight" in family and hasattr(found, "_module"):
+        hf, door = found._module, "nnsight"
+        tokenizer = getattr(found, "tokenizer", None) if tokenizer is None else tokenizer
     if not isinstance(hf, PreTrainedModel):
         raise UsageError(
             "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "

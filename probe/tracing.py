@@ -7,6 +7,7 @@ nnsight 0.8 turns on a debug mode when it is imported.
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
 def traced(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformersModel:
     """An nnsight model over `hf` itself: `with traced.trace(ids)` and `traced.generate(ids)` run its modules."""
-    import copy
-
     from nnsight.modeling.transformers import TransformersModel
 
     # nnsight sets padding on the tokenizer
