@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from probe.kernels.contract import Request as Request
     from probe.models import Model as Model
     from probe.models import load as load
+    from probe.models import wrap as wrap
     from probe.recording import AttentionStats as AttentionStats
     from probe.results import Result as Result
     from probe.tokens import Tokens as Tokens
@@ -35,6 +36,7 @@ _HOMES = {
     "Tokens": "probe.tokens",
     "UsageError": "probe.errors",
     "load": "probe.models",
+    "wrap": "probe.models",
 }
 
 __all__ = [
@@ -51,6 +53,7 @@ __all__ = [
     "Tokens",
     "UsageError",
     "load",
+    "wrap",
 ]
 
 

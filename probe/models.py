@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,10 @@ from probe.recording import AttentionStats, Recording, request_for
 from probe.seam import Seam, check_seam
 from probe.sources import Source, load_weights, resolve
 from probe.tokens import Tokens, chat, ids_hash, tokenize
+
+if TYPE_CHECKING:
+    from nnsight.modeling.transformers import TransformersModel
+    from transformer_lens.model_bridge import TransformerBridge
 
 Prompt = str | Tokens | Tensor
 
@@ -55,6 +60,47 @@ def load(
         revision=revision,
     )
     return Model(hf, tokenizer, source=source, implementation=implementation)
+
+
+def wrap(
+    given: PreTrainedModel | TransformerBridge | TransformersModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    implementation: str = "auto",
+) -> Model:
+    """A Model around what is loaded already: a transformers model, a TransformerLens bridge or an nnsight model.
+
+    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizer that they
+    have. From then on a bridge's attention runs through the engine, as probe.lens says. A transformers model needs its
+    tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
+    """
+    found: Any = given
+    family = {base.__module__.split(".")[0] for base in type(given).__mro__}
+    hf: object = given
+    door = None
+    if "transformer_lens" in family and hasattr(found, "original_model"):
+        from probe.lens import through_engine
+
+        hf, door = found.original_model, "lens"
+        tokenizer = found.tokenizer if tokenizer is None else tokenizer
+        if isinstance(hf, PreTrainedModel):
+            through_engine(found, implementation=implementation)
+    elif "nnsight" in family and hasattr(found, "_module"):
+        hf, door = found._module, "nnsight"
+        tokenizer = getattr(found, "tokenizer", None) if tokenizer is None else tokenizer
+    if not isinstance(hf, PreTrainedModel):
+        raise UsageError(
+            "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "
+            f"got {type(given).__name__}"
+        )
+    if any(parameter.is_meta for parameter in hf.parameters()):
+        raise UsageError(f"the {type(given).__name__} has no weights yet: load it first (nnsight: dispatch=True)")
+    if tokenizer is None:
+        raise UsageError(f"expected a tokenizer for the {type(given).__name__}: pass tokenizer=")
+    model = Model(hf, tokenizer, implementation=implementation)
+    if door is not None:
+        model.__dict__[door] = given
+    return model
 
 
 @dataclass(frozen=True)
@@ -112,6 +158,20 @@ class Model:
     def weights_hash(self) -> str:
         """SHA-256 of the weights, of the files they came from where those are known."""
         return manifest.weights_hash(self)
+
+    @cached_property
+    def lens(self) -> TransformerBridge:
+        """A TransformerLens bridge over the same weights, built on first use; probe.lens says what runs when."""
+        from probe.lens import lens
+
+        return lens(self.hf, self.tokenizer, implementation=self.implementation)
+
+    @cached_property
+    def nnsight(self) -> TransformersModel:
+        """An nnsight model over `hf` itself, built on first use."""
+        from probe.tracing import traced
+
+        return traced(self.hf, self.tokenizer)
 
     @property
     def has_chat_template(self) -> bool:

@@ -98,6 +98,11 @@ class Recording:
         # leave holes in memory, many times their own size.
         self._passes: list[dict[str, Tensor]] = []
 
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The layers that are recorded."""
+        return tuple(self._pieces)
+
     def request(self, call: AttentionCall) -> Request | None:
         if call.layer not in self._pieces:
             return None

@@ -56,6 +56,22 @@ statistics are compared with is plain attention in the fastest of its tiles that
 """
 
 
+TRIED = """
+What stands in the way where a target is missed:
+
+- Row statistics on the H100 at 64 and on the B200 at 64: the loop is bound by how many instructions start, plain
+  attention by its exponentials. Entropy, mass and distance take one instruction a pair each; what is left is Triton's
+  own (descriptors of products, fences, addresses).
+- Row statistics on the B200 at 128: tiles of 128 x 128 would do, but 56 bytes spill at the least, in the variants of
+  the loop that were compiled; 128 x 64 does not spill, and rescales the output for every 64 keys.
+- Column statistics on the H100 and the B200: one exponential a pair is as many as plain attention has, and those bound
+  it. A quarter are polynomials instead; with those the H100 is bound by how many instructions start, so that more of
+  them would not help.
+- Packed FP32 instructions on the B200: Triton emits them for some sums, with moves between registers that cost what
+  they save.
+"""
+
+
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
     """A Markdown table, all columns but the first set to the right."""
     head = list(head)
@@ -164,5 +180,6 @@ def page(artefacts: list[Artefact], versions: str) -> str:
         overheads(artefacts),
         "\nAgainst the targets:\n\n",
         verdict(artefacts),
+        TRIED,
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)

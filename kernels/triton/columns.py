@@ -34,7 +34,8 @@ from probe.kernels.triton.scores import (
     load_whole,
     padded,
     precision,
-    products,
+    reachable,
+    scores,
     upcast,
 )
 from probe.kernels.triton.tiles import capability_of
@@ -134,7 +135,7 @@ def received_kernel(
     pairs += batch * pairs_batch + head * pairs_head + j[None, :].to(tl.int64) * pairs_col
     offset += which * queries
     sums += which * keys
-    k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
+    k = tl.trans(load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST))
 
     # the rows that any of the keys counts, and those that all of them do
     start = tl.maximum(first_row, first_col - ahead + near)
@@ -156,8 +157,8 @@ def received_kernel(
 
     for t in tl.range(0, whole, num_stages=STAGES):
         at = (start + (cut + t) * ROWS).to(tl.int64)
-        q = load_whole(query + at * query_row, query_row, query_dim, row, WIDTH, DIMS, UPCAST)
-        x = products(q, k, slope, cap, CAPPED, PRECISION) * unit - tl.load(offset + at + row)[:, None]
+        q = load_whole(query, query_row, query_dim, at, ROWS, WIDTH, DIMS, UPCAST)
+        x = scores(q, k, slope, cap, CAPPED, PRECISION) * unit - tl.load(offset + at + row)[:, None]
         if PAIRS:
             shown = tl.load(pairs + (at + row)[:, None] * pairs_row, mask=(j < keys)[None, :], other=0)
             x = tl.where(shown != 0, x, HIDDEN)
@@ -167,7 +168,7 @@ def received_kernel(
         i = start + tl.where(t < cut, t, t + whole) * ROWS + row
         q = load_rows(query, query_row, query_dim, i, stop, WIDTH, DIMS, UPCAST)
         beyond = tl.load(offset + i, mask=i < stop, other=float("inf"))
-        x = products(q, k, slope, cap, CAPPED, PRECISION) * unit - beyond[:, None]
+        x = scores(q, k, slope, cap, CAPPED, PRECISION) * unit - beyond[:, None]
         x = hide_by_position(x, i + ahead, j, near, far, keys)
         if PAIRS:
             exists = (i < stop)[:, None] & (j < keys)[None, :]
@@ -242,6 +243,7 @@ def received(
     last_row = queries if band.stop is None else min(max(band.stop - mask.first_query, 0), queries)
     sums = torch.empty(batch, heads, keys, dtype=torch.float32, device=query.device)
     tiles = tiles or column_tiles(width, query.dtype, capability_of(query))
+    query = reachable(query, tiles.rows)
     received_kernel[(batch * heads * triton.cdiv(keys, tiles.cols),)](
         query,
         key,

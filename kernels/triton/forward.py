@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
-from probe.kernels.triton.rows import LN2, add_tile, close_rows, entropy_of, search, top_weight_of
+from probe.kernels.triton.rows import LN2, add_tile, close_rows, entropy_of, first_columns, search, top_weight_of
 from probe.kernels.triton.scores import (
     FLOOR,
     hide,
@@ -40,7 +40,6 @@ def visit(
     words,
     flags,
     own,
-    inside,
     start,
     keys,
     near,
@@ -60,6 +59,7 @@ def visit(
     VALUE_WIDTH: tl.constexpr,
     VALUE_DIMS: tl.constexpr,
     COLS: tl.constexpr,
+    FLAGGED: tl.constexpr,
     SLOTS: tl.constexpr,
     RUN: tl.constexpr,
     CAPPED: tl.constexpr,
@@ -81,18 +81,18 @@ def visit(
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         v = load_rows(value, value_stride, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     else:
-        k = load_whole(key, key_stride, key_dim, j, WIDTH, DIMS, UPCAST)
-        v = load_whole(value, value_stride, value_dim, j, VALUE_WIDTH, VALUE_DIMS, UPCAST)
+        k = load_whole(key, key_stride, key_dim, start, COLS, WIDTH, DIMS, UPCAST)
+        v = load_whole(value, value_stride, value_dim, start, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:
-        x = hide(x, own, inside, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
+        x = hide(x, own, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
     elif KEPT:
         x = hide_keys(x, kept, kept_stride, j, keys)
     word = 0
     occupied = 0
     if SETS > 0:
         word = tl.load(words + j, mask=j < keys, other=0)
-        occupied = tl.load(flags + start // COLS)
+        occupied = tl.load(flags + start // FLAGGED)
     return add_tile(
         peak,
         mass,
@@ -188,11 +188,13 @@ def forward_kernel(
     VALUE_DIMS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
+    EDGE_COLS: tl.constexpr,
     SLOTS: tl.constexpr,
     RUN: tl.constexpr,
     STAGES: tl.constexpr,
     CAPPED: tl.constexpr,
     SLIDING: tl.constexpr,
+    ALIKE: tl.constexpr,
     KEPT: tl.constexpr,
     PAIRS: tl.constexpr,
     SINKS: tl.constexpr,
@@ -212,10 +214,13 @@ def forward_kernel(
     With SPLIT, `out`, `out_lse`, `out_top_weight` and the others take the running sums instead: the output not yet
     divided, the peak, the mass, and so on, of the part of the keys that program_id(1) says.
     """
-    batch, first_head, block, i, head, inside = rows_of_program(queries, heads, pack, ROWS)
+    batch, first_head, block, i, head = rows_of_program(tl.program_id(0), queries, heads, pack, ROWS)
+    if ALIKE:  # one set of offsets takes fewer registers than two
+        value_row = key_row
+        value_dim = key_dim
     kv_head = first_head // group
     own = i + ahead
-    q = load_queries(query, batch, head, i, inside, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
+    q = load_queries(query, batch, head, i, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
     key += batch * key_batch + kv_head * key_head
     value += batch * value_batch + kv_head * value_head
     kept += batch * kept_batch
@@ -241,6 +246,7 @@ def forward_kernel(
         whole = tl.minimum(tl.maximum(all_see - start, 0) // COLS, tiles)
         whole = tl.maximum(whole - before, 0)
 
+    PARTS: tl.constexpr = COLS // EDGE_COLS
     peak = tl.full([ROWS], FLOOR, tl.float32)
     mass = tl.zeros([ROWS, SLOTS], tl.float32)
     output = tl.zeros([ROWS, VALUE_DIMS], tl.float32)
@@ -253,11 +259,11 @@ def forward_kernel(
     far_away = reach * 1.0  # Triton makes a constant of an integer that is 1, and a constant has no .to()
     for edge in tl.static_range(2):
         if edge or not PAIRS:
-            for t in tl.range(0, tiles - whole if edge else whole, num_stages=1 if edge else STAGES):
+            for t in tl.range(0, (tiles - whole) * PARTS if edge else whole, num_stages=1 if edge else STAGES):
                 if edge:  # noqa: SIM108
-                    at_tile = tl.where(t < before, t, t + whole)
+                    at = tl.where(t < before * PARTS, t, t + whole * PARTS) * EDGE_COLS
                 else:
-                    at_tile = before + t
+                    at = (before + t) * COLS
                 peak, mass, output, moment, distance, windowed, top, sums = visit(
                     peak,
                     mass,
@@ -275,8 +281,7 @@ def forward_kernel(
                     words,
                     flags,
                     own,
-                    inside,
-                    start + at_tile * COLS,
+                    start + at,
                     keys,
                     near,
                     far,
@@ -294,6 +299,7 @@ def forward_kernel(
                     DIMS,
                     VALUE_WIDTH,
                     VALUE_DIMS,
+                    EDGE_COLS if edge else COLS,
                     COLS,
                     SLOTS,
                     RUN,
@@ -311,24 +317,36 @@ def forward_kernel(
                     UPCAST,
                 )
 
+            if not edge:
+                # every key so far is further away than `reach`, and counted to the last column of its slot
+                if WINDOWED:
+                    windowed = mass * far_away
+                if DISTANCE:
+                    away = (own - start - (before + whole - 1) * COLS)[:, None].to(tl.float32)
+                    away -= first_columns(COLS, SLOTS, RUN) + (COLS // SLOTS * RUN - RUN)
+                    distance = tl.fma(mass, away, distance * RUN)
+
     mass = tl.sum(mass, 1)
     moment = tl.sum(moment, 1)
     distance = tl.sum(distance, 1)
     windowed = tl.sum(windowed, 1)
+    # the same once more, lest they take registers while keys pass: that the third index is 0 no compiler knows
+    program = tl.program_id(0) + tl.program_id(2)
+    batch, _, _, i, head = rows_of_program(program, queries, heads, pack, ROWS)
     place = (batch * heads + head) * queries + i
     value_at = tl.arange(0, VALUE_DIMS)
     out_at = out + batch * out_batch + head * out_head + i.to(tl.int64) * out_row
-    whole_row = inside[:, None] & (value_at < VALUE_WIDTH)[None, :]
+    whole_row = (value_at < VALUE_WIDTH)[None, :]
     set_at = tl.arange(0, WIDE)
     if SPLIT:
         part = tl.program_id(1).to(tl.int64)
         place += part * batches * heads * queries
         out_at += part * out_split
         tl.store(out_at[:, None] + value_at[None, :], output, mask=whole_row)
-        tl.store(out_lse + place, peak, mask=inside)
-        tl.store(out_top_weight + place, mass, mask=inside)
+        tl.store(out_lse + place, peak)
+        tl.store(out_top_weight + place, mass)
         if ENTROPY:
-            tl.store(out_entropy + place, moment, mask=inside)
+            tl.store(out_entropy + place, moment)
     else:
         nan = float("nan")
         sink = mass
@@ -339,20 +357,20 @@ def forward_kernel(
         output = output * share[:, None]
         tl.store(out_at[:, None] + value_at[None, :], output.to(out.dtype.element_ty), mask=whole_row)
         if LSE:
-            tl.store(out_lse + place, tl.where(seen, LN2 * (log_peak + spread), float("-inf")), mask=inside)
+            tl.store(out_lse + place, tl.where(seen, LN2 * (log_peak + spread), float("-inf")))
         if ENTROPY:
-            tl.store(out_entropy + place, tl.where(seen, entropy_of(moment, mass, spread, share), nan), mask=inside)
+            tl.store(out_entropy + place, tl.where(seen, entropy_of(moment, mass, spread, share), nan))
         if TOP:
-            tl.store(out_top_weight + place, top_weight_of(peak, unit, share), mask=inside)
+            tl.store(out_top_weight + place, top_weight_of(peak, unit, share))
         distance = tl.where(seen, distance * share, nan)
         windowed = tl.where(seen, windowed * share, nan)
         sums = tl.where(seen[:, None], sums * share[:, None], nan)
     if DISTANCE:
-        tl.store(out_distance + place, distance, mask=inside)
+        tl.store(out_distance + place, distance)
     if WINDOWED:
-        tl.store(out_windowed + place, windowed, mask=inside)
+        tl.store(out_windowed + place, windowed)
     if SETS > 0:
-        sets = inside[:, None] & (set_at < SETS)[None, :]
+        sets = (set_at < SETS)[None, :]
         tl.store(out_mass + place[:, None] * SETS + set_at[None, :], sums, mask=sets)
     if TOP:
         column = search(
@@ -362,7 +380,6 @@ def forward_kernel(
             pairs_at,
             top,
             own,
-            inside,
             keys,
             near,
             far,
@@ -382,4 +399,4 @@ def forward_kernel(
             UPCAST,
         )
         found = tl.where(column < 0, -1, column.to(tl.int64) + first_key)
-        tl.store(out_top_key + place, found, mask=inside)
+        tl.store(out_top_key + place, found)

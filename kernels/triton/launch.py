@@ -12,8 +12,8 @@ from probe.kernels.contract import Mask, Request
 from probe.kernels.triton.decode import combine_kernel
 from probe.kernels.triton.forward import forward_kernel
 from probe.kernels.triton.partial import partial_kernel
-from probe.kernels.triton.scores import Scoring, as_bytes, padded, precision, shared_strides, upcast
-from probe.kernels.triton.sets import Members
+from probe.kernels.triton.scores import Scoring, as_bytes, padded, precision, reachable, shared_strides, upcast
+from probe.kernels.triton.sets import Members, Visits
 from probe.kernels.triton.tiles import FEW_ROWS, Tiles, capability_of, decode_tiles, forward_tiles, share_keys
 from probe.kernels.triton.top import top_kernel
 
@@ -50,6 +50,7 @@ def forward(
     pack = _pack(query, key, sets)
     wide = max(width, value_width)
     tiles = tiles or _tiles(query, key, pack, wide, sets=0 if sets is None else sets.shape[2])
+    key, value = reachable(key, tiles.cols), reachable(value, tiles.cols)
     members = None if sets is None else Members.of(sets, tiles.cols)
     scoring = Scoring.of(query, key, mask, scale, softcap)
     output = query.new_empty(batch, queries, heads, value_width).transpose(1, 2)
@@ -112,11 +113,13 @@ def forward(
         VALUE_DIMS=padded(value_width),
         ROWS=tiles.rows,
         COLS=tiles.cols,
+        EDGE_COLS=min(tiles.cols, tiles.edge),
         SLOTS=tiles.slots,
         RUN=tiles.run,
         STAGES=tiles.stages,
         CAPPED=scoring.capped,
         SLIDING=scoring.windowed,
+        ALIKE=key.stride()[2:] == value.stride()[2:],
         KEPT=mask.keys is not None,
         PAIRS=mask.pairs is not None,
         SPLIT=split,
@@ -167,7 +170,7 @@ def top(
     batch, heads, queries, width = query.shape
     keys, pack = key.shape[2], _pack(query, key, None)
     listed = min(triton.next_power_of_2(k), LONGEST)
-    tiles = tiles or _tiles(query, key, pack, width)
+    tiles = (tiles or _tiles(query, key, pack, width)).narrow()
     rows = max(16, min(tiles.rows, LISTS // listed, 64 if width <= 64 else 32))
     scoring = Scoring.of(query, key, mask, scale, softcap)
     kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
@@ -205,6 +208,7 @@ def top(
             ROWS=rows,
             COLS=tiles.cols,
             LISTED=listed,
+            STAGES=tiles.stages,
             AFTER=bound is not None,
             CAPPED=scoring.capped,
             KEPT=mask.keys is not None,
@@ -212,7 +216,7 @@ def top(
             PRECISION=precision(query),
             UPCAST=upcast(query),
             num_warps=4,
-            num_stages=1,
+            num_stages=tiles.stages,
             **FUSED,
         )
         column, order = column.masked_fill_(column < 0, keys).sort(dim=-1)
@@ -247,12 +251,11 @@ def partial(
     batch, heads, queries, width = query.shape
     keys, value_width = value.shape[2:]
     pack = _pack(query, key, sets)
-    tiles = tiles or _tiles(query, key, pack, max(width, value_width))
-    members = Members.of(sets, tiles.cols)
+    tiles = (tiles or _tiles(query, key, pack, max(width, value_width))).narrow()
+    members, visits = Members.of(sets, tiles.cols), Visits.of(sets, tiles.cols)
     scoring = Scoring.of(query, key, mask, scale, softcap)
     kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
     pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
-    words, word_strides, occupied, occupied_strides = _members(members, query)
     found = query.new_empty(batch, heads, queries, members.sets, value_width, dtype=torch.float32)
     partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), members.sets)](
         query,
@@ -261,16 +264,19 @@ def partial(
         lse,
         kept,
         pairs,
-        words,
-        occupied,
+        members.words,
+        visits.order,
+        visits.before,
         found,
         *query.stride(),
         *key.stride(),
         *value.stride(),
         *kept_strides,
         *pairs_strides,
-        *word_strides,
-        *occupied_strides,
+        *shared_strides(members.words)[:2],
+        *shared_strides(visits.order)[:2],
+        *shared_strides(visits.before)[:2],
+        visits.order.shape[3],
         heads,
         heads // key.shape[1],
         pack,
@@ -289,6 +295,7 @@ def partial(
         VALUE_DIMS=padded(value_width),
         ROWS=tiles.rows,
         COLS=tiles.cols,
+        STAGES=tiles.stages,
         CAPPED=scoring.capped,
         KEPT=mask.keys is not None,
         PAIRS=mask.pairs is not None,

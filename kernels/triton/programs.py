@@ -11,18 +11,22 @@ import triton.language as tl
 
 
 @triton.jit
-def rows_of_program(queries, heads, pack, ROWS: tl.constexpr):
-    """(batch, first head, block of rows; query, head and whether it exists for each of the ROWS rows)."""
+def rows_of_program(program, queries, heads, pack, ROWS: tl.constexpr):
+    """(batch, first head, block of rows; query and head for each of the ROWS rows).
+
+    Rows beyond the last query are its own again: they come to the same numbers and write them to the same place, which
+    takes fewer registers than a mask.
+    """
     blocks = tl.cdiv(queries * pack, ROWS)
     packs = heads // pack
     # the last rows of a causal map see the most keys: they go first
-    block = blocks - 1 - tl.program_id(0) % blocks
-    which = tl.program_id(0) // blocks
+    block = blocks - 1 - program % blocks
+    which = program // blocks
     row = block * ROWS + tl.arange(0, ROWS)
     first_head = (which % packs) * pack
     i = tl.minimum(row // pack, queries - 1)
     head = (first_head + row % pack).to(tl.int64)
-    return (which // packs).to(tl.int64), first_head.to(tl.int64), block, i, head, row < queries * pack
+    return (which // packs).to(tl.int64), first_head.to(tl.int64), block, i, head
 
 
 @triton.jit
@@ -41,7 +45,6 @@ def load_queries(
     batch,
     head,
     i,
-    inside,
     batch_stride,
     head_stride,
     row_stride,
@@ -50,8 +53,8 @@ def load_queries(
     DIMS: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """The vectors of the rows, 0 where there is none: [rows, DIMS]."""
+    """The vectors of the rows, with 0 beyond WIDTH: [rows, DIMS]."""
     dim = tl.arange(0, DIMS)
     at = query + batch * batch_stride + head[:, None] * head_stride + i[:, None].to(tl.int64) * row_stride
-    q = tl.load(at + dim[None, :] * dim_stride, mask=inside[:, None] & (dim < WIDTH)[None, :], other=0.0)
+    q = tl.load(at + dim[None, :] * dim_stride, mask=(dim < WIDTH)[None, :], other=0.0)
     return q.to(tl.float32) if UPCAST else q

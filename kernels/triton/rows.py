@@ -53,35 +53,49 @@ def add_tile(
     the windowed distance. EDGE: whether some keys may be hidden, after their query, or nearer to it than `reach`. The
     mass, the moment and the distances are [rows, SLOTS], to be added when all keys have passed.
     """
-    col = tl.arange(0, COLS)
     highest = tl.max(x, 1)
     new = tl.maximum(peak, highest)
-    z = tl.fma(x, unit, -(new * unit)[:, None])
     fall = peak * unit - new * unit
-    e = tl.exp2(z)
     shrink = tl.exp2(fall)
     slotted = shrink[:, None]
     if ENTROPY:
-        moment = add_weighted((moment + mass * fall[:, None]) * slotted, e, z, COLS, SLOTS, RUN)
-    here = add_all(tl.zeros_like(mass), e, COLS, SLOTS, RUN)
-    mass = mass * slotted + here
+        moment = (moment + mass * fall[:, None]) * slotted
+    mass *= slotted
+    if DISTANCE:
+        distance *= slotted
+        if not EDGE and SLOTS > RUN:
+            # past the columns of other slots
+            distance += mass * ((COLS - COLS // SLOTS * RUN) // RUN)
+    away = 0.0
     if EDGE:
-        if DISTANCE or WINDOWED:
-            away = (own - start).to(tl.float32)[:, None] - col.to(tl.float32)[None, :]
-            if DISTANCE:
-                distance = add_weighted(distance * slotted, e, away, COLS, SLOTS, RUN)
-            if WINDOWED:
-                windowed = add_weighted(windowed * slotted, e, tl.minimum(away, reach), COLS, SLOTS, RUN)
-    else:
-        if DISTANCE:
-            left = (COLS - 1 - col).to(tl.float32)[None, :] + tl.zeros_like(e)
-            beyond = (own - (start + COLS - 1)).to(tl.float32)[:, None]
-            distance = add_weighted(distance * slotted + beyond * here, e, left, COLS, SLOTS, RUN)
         if WINDOWED:
-            windowed = windowed * slotted + here * reach
+            windowed *= slotted
+        away = (own - start)[:, None].to(tl.float32) - first_columns(COLS, SLOTS, RUN)
+    z = tl.fma(x, unit, -(new * unit)[:, None])
+    e = tl.exp2(z)
+    mass, moment, distance, windowed = tally(
+        e,
+        z,
+        mass,
+        moment,
+        distance,
+        windowed,
+        away,
+        reach,
+        ENTROPY,
+        DISTANCE,
+        WINDOWED,
+        EDGE,
+        COLS,
+        SLOTS,
+        RUN,
+        0,
+    )
     if TOP:
-        # tiles need not come in order: of equal peaks the lower key stays
-        top = tl.where((highest > peak) | ((highest == peak) & (start < top)), start, top)
+        higher = highest > peak
+        if EDGE:  # these do not come in order: of equal peaks the lower key stays
+            higher |= (highest == peak) & (start < top)
+        top = tl.where(higher, start, top)
     p = e.to(v.dtype)
     if SETS > 0:
         sums = sums * shrink[:, None]
@@ -92,40 +106,114 @@ def add_tile(
 
 
 @triton.jit
-def add_weighted(total, e, weight, COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
-    """total [rows, SLOTS] plus e * weight [rows, COLS], each column in one of the slots.
+def first_columns(COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
+    """The first column of each slot in a tile of COLS: [1, SLOTS] float32."""
+    slot = tl.arange(0, SLOTS)
+    return (slot // RUN * (COLS // SLOTS * RUN) + slot % RUN).to(tl.float32)[None, :]
 
-    Where SLOTS and RUN are chosen so that the columns of a slot are in one thread's registers, this takes one
-    multiply-add for each; a sum over rows would take products, a tree of additions and more between threads.
+
+@triton.jit
+def tally(
+    e,
+    z,
+    mass,
+    moment,
+    distance,
+    windowed,
+    away,
+    reach,
+    ENTROPY: tl.constexpr,
+    DISTANCE: tl.constexpr,
+    WINDOWED: tl.constexpr,
+    EDGE: tl.constexpr,
+    COLS: tl.constexpr,
+    SLOTS: tl.constexpr,
+    RUN: tl.constexpr,
+    PAST: tl.constexpr,
+):
+    """The sums [rows, SLOTS] with weights e [rows, cols] added, of which z are the logarithms to base 2.
+
+    Where the columns of a slot are in one thread's registers, a sum takes one instruction for each weight. A sum over
+    a row takes products, a tree of additions and more between threads.
+
+    Where EDGE, `away` [rows, SLOTS] is the distance from the query to the first column of a slot, and PAST how far
+    these columns are past that. Elsewhere `distance` is in units of RUN columns, and from the slot's latest column: as
+    a slot goes from one column to the next, all of its mass gets that much further away.
     """
-    if SLOTS == 1:
-        return total + tl.sum(e * weight, 1)[:, None]
-    elif COLS == SLOTS:
-        return tl.fma(e, weight, total)
+    if COLS == SLOTS or SLOTS == 1:
+        past = PAST + tl.arange(0, COLS // SLOTS)[None, :].to(tl.float32)
+        if ENTROPY:
+            moment = add_product(moment, e, z, SLOTS)
+        if EDGE:
+            if DISTANCE:
+                distance = add_product(distance, e, away - past, SLOTS)
+            if WINDOWED:
+                windowed = add_product(windowed, e, tl.minimum(away - past, reach), SLOTS)
+        elif DISTANCE:
+            distance += mass * (COLS // SLOTS)
+            if SLOTS == 1:
+                distance = add_product(distance, e, COLS - 1 - past, SLOTS)
+        mass = add(mass, e, SLOTS)
     else:
-        e_one, e_other = halves(e, COLS, RUN)
-        weight_one, weight_other = halves(weight, COLS, RUN)
-        total = add_weighted(total, e_one, weight_one, COLS // 2, SLOTS, RUN)
-        return add_weighted(total, e_other, weight_other, COLS // 2, SLOTS, RUN)
+        e_one, e_other = halves(e, COLS, SLOTS, RUN)
+        z_one, z_other = halves(z, COLS, SLOTS, RUN)
+        mass, moment, distance, windowed = tally(
+            e_one,
+            z_one,
+            mass,
+            moment,
+            distance,
+            windowed,
+            away,
+            reach,
+            ENTROPY,
+            DISTANCE,
+            WINDOWED,
+            EDGE,
+            COLS // 2,
+            SLOTS,
+            RUN,
+            PAST,
+        )
+        mass, moment, distance, windowed = tally(
+            e_other,
+            z_other,
+            mass,
+            moment,
+            distance,
+            windowed,
+            away,
+            reach,
+            ENTROPY,
+            DISTANCE,
+            WINDOWED,
+            EDGE,
+            COLS // 2,
+            SLOTS,
+            RUN,
+            PAST + COLS // SLOTS * RUN // 2,
+        )
+    return mass, moment, distance, windowed
 
 
 @triton.jit
-def add_all(total, e, COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
-    """total [rows, SLOTS] plus e [rows, COLS], each column in the same slot as in `add_weighted`."""
-    if SLOTS == 1:
-        return total + tl.sum(e, 1)[:, None]
-    elif COLS == SLOTS:
-        return total + e
-    else:
-        one, other = halves(e, COLS, RUN)
-        return add_all(add_all(total, one, COLS // 2, SLOTS, RUN), other, COLS // 2, SLOTS, RUN)
+def add(total, terms, SLOTS: tl.constexpr):
+    """total [rows, SLOTS] plus terms [rows, cols]: as many columns as slots, or any number for 1 slot."""
+    return total + tl.sum(terms, 1)[:, None] if SLOTS == 1 else total + terms
 
 
 @triton.jit
-def halves(x, COLS: tl.constexpr, RUN: tl.constexpr):
-    """Every other RUN of columns, and those between: [rows, COLS] -> two of [rows, COLS // 2]."""
+def add_product(total, e, weight, SLOTS: tl.constexpr):
+    """total [rows, SLOTS] plus e * weight [rows, cols], columns as in `add`."""
+    return total + tl.sum(e * weight, 1)[:, None] if SLOTS == 1 else tl.fma(e, weight, total)
+
+
+@triton.jit
+def halves(x, COLS: tl.constexpr, SLOTS: tl.constexpr, RUN: tl.constexpr):
+    """The first half of the columns of every slot, and the second: [rows, COLS] -> two of [rows, COLS // 2]."""
     ROWS: tl.constexpr = x.shape[0]
-    one, other = tl.split(x.reshape([ROWS, COLS // (2 * RUN), 2, RUN]).permute([0, 1, 3, 2]))
+    SPAN: tl.constexpr = COLS // SLOTS * RUN
+    one, other = tl.split(x.reshape([ROWS, COLS // SPAN, 2, SPAN // 2]).permute([0, 1, 3, 2]))
     return one.reshape([ROWS, COLS // 2]), other.reshape([ROWS, COLS // 2])
 
 
@@ -151,7 +239,6 @@ def search(
     pairs_row,
     tile,
     own,
-    inside,
     keys,
     near,
     far,
@@ -176,13 +263,13 @@ def search(
     """
     NONE: tl.constexpr = 2147483647
     found = tl.zeros_like(tile) - 1
-    left = tl.where(inside & (tile >= 0), tile, NONE)
+    left = tl.where(tile >= 0, tile, NONE)
     start = tl.min(left, 0)
     while start < NONE:
         j = start + tl.arange(0, COLS)
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         x = products(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide(x, own, inside, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
+        x = hide(x, own, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
         first = tl.min(tl.where(x == tl.max(x, 1)[:, None], j[None, :], NONE), 1)
         found = tl.where(left == start, first, found)
         left = tl.where(left == start, NONE, left)

@@ -92,10 +92,16 @@ def load_rows(at, stride, dim_stride, row, rows, WIDTH: tl.constexpr, DIMS: tl.c
 
 
 @triton.jit
-def load_whole(at, stride, dim_stride, row, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr):
-    """Rows `row`, all of which exist: [len(row), DIMS], with 0 beyond WIDTH."""
+def load_whole(
+    at, stride, dim_stride, first, COUNT: tl.constexpr, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr
+):
+    """Rows first .. first + COUNT - 1, all of which exist: [COUNT, DIMS], with 0 beyond WIDTH.
+
+    Within a tile offsets have 32 bits (`reachable`), and are the same for every tile: a loop keeps them.
+    """
     dim = tl.arange(0, DIMS)
-    pointers = at + row[:, None].to(tl.int64) * stride + dim[None, :] * dim_stride
+    at += first.to(tl.int64) * stride
+    pointers = at + (tl.arange(0, COUNT)[:, None] * stride + dim[None, :] * dim_stride)
     if WIDTH < DIMS:  # noqa: SIM108
         tile = tl.load(pointers, mask=(dim < WIDTH)[None, :], other=0.0)
     else:
@@ -106,7 +112,13 @@ def load_whole(at, stride, dim_stride, row, WIDTH: tl.constexpr, DIMS: tl.conste
 @triton.jit
 def products(q, k, slope, cap, CAPPED: tl.constexpr, PRECISION: tl.constexpr):
     """Scores in units of `unit`, unmasked: [rows, dims], [cols, dims] -> [rows, cols] float32."""
-    x = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+    return scores(q, tl.trans(k), slope, cap, CAPPED, PRECISION)
+
+
+@triton.jit
+def scores(q, k, slope, cap, CAPPED: tl.constexpr, PRECISION: tl.constexpr):
+    """The same from a transposed k: [rows, dims], [dims, cols] -> [rows, cols] float32."""
+    x = tl.dot(q, k, input_precision=PRECISION)
     if CAPPED:
         x = cap * (1 - 2 / (tl.exp2(x * slope) + 1))
     return x
@@ -127,10 +139,10 @@ def hide_keys(x, at, stride, j, keys):
 
 
 @triton.jit
-def hide_pairs(x, rows_at, inside, stride, j, keys):
-    """HIDDEN where the byte of the pair is 0: rows_at [rows] points at rows of the map, `inside` says which exist."""
+def hide_pairs(x, rows_at, stride, j, keys):
+    """HIDDEN where the byte of the pair is 0: rows_at [rows] points at rows of the map."""
     pointers = rows_at[:, None] + j[None, :].to(tl.int64) * stride
-    shown = tl.load(pointers, mask=inside[:, None] & (j < keys)[None, :], other=0)
+    shown = tl.load(pointers, mask=(j < keys)[None, :], other=0)
     return tl.where(shown != 0, x, HIDDEN)
 
 
@@ -138,7 +150,6 @@ def hide_pairs(x, rows_at, inside, stride, j, keys):
 def hide(
     x,
     own,
-    inside,
     j,
     near,
     far,
@@ -150,12 +161,12 @@ def hide(
     KEPT: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
-    """HIDDEN where any mask hides the pair of a row [rows], of which `inside` says which exist, and a key j [cols]."""
+    """HIDDEN where any mask hides the pair of a row [rows] and a key j [cols]."""
     x = hide_by_position(x, own, j, near, far, keys)
     if KEPT:
         x = hide_keys(x, kept, kept_stride, j, keys)
     if PAIRS:
-        x = hide_pairs(x, pairs_row, inside, pairs_stride, j, keys)
+        x = hide_pairs(x, pairs_row, pairs_stride, j, keys)
     return x
 
 
@@ -164,6 +175,12 @@ def as_bytes(mask: Tensor | None, stand_in: Tensor, shape: tuple[int, ...]) -> t
     if mask is None:
         return stand_in, (0,) * len(shape)
     return mask.view(torch.uint8), shared_strides(mask)
+
+
+def reachable(vectors: Tensor, rows: int) -> Tensor:
+    """vectors [.., n, width], copied if the elements of `rows` vectors lie further apart than 31 bits can say."""
+    row, dim = vectors.stride()[-2:]
+    return vectors if (rows - 1) * row + (vectors.shape[-1] - 1) * dim < 2**31 else vectors.contiguous()
 
 
 def shared_strides(tensor: Tensor) -> tuple[int, ...]:

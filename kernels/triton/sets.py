@@ -21,10 +21,33 @@ class Members:
     @classmethod
     def of(cls, sets: Tensor, cols: int) -> Members:
         """Of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
-        count, keys = sets.shape[2:]
-        tiles = triton.cdiv(keys, cols)
-        held = pad(sets, (0, tiles * cols - keys)).unflatten(3, (tiles, cols)).any(4)
-        return cls(_bits(sets), _bits(held), count)
+        return cls(_bits(sets), _bits(_held(sets, cols)), sets.shape[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Visits:
+    """Which tiles hold keys of a set, so that a kernel goes from one to the next and loads ahead.
+
+    order [batch or 1, heads or 1, sets, tiles] int32: those that do in order, then the others; before [.., tiles + 1]
+    int32: how many of those that do come before a tile.
+    """
+
+    order: Tensor
+    before: Tensor
+
+    @classmethod
+    def of(cls, sets: Tensor, cols: int) -> Visits:
+        """Of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
+        held = _held(sets, cols)
+        order = held.int().argsort(dim=-1, descending=True, stable=True)
+        return cls(order.int(), pad(held.int().cumsum(-1), (1, 0)).int())
+
+
+def _held(sets: Tensor, cols: int) -> Tensor:
+    """[.., sets, keys] bool -> [.., sets, tiles], whether a set has a key there."""
+    keys = sets.shape[3]
+    tiles = triton.cdiv(keys, cols)
+    return pad(sets, (0, tiles * cols - keys)).unflatten(3, (tiles, cols)).any(4)
 
 
 def _bits(sets: Tensor) -> Tensor:

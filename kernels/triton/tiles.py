@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -18,17 +18,25 @@ FEW_ROWS = 64
 class Tiles:
     """Query rows and keys of a tile, warps of a program, tiles of keys in flight, programs that share a row's keys.
 
-    slots, run: a row's sums are kept in `slots` parts, between which runs of `run` columns take turns; how depends on
-    which columns of a matrix product a thread has. 1 slot is right everywhere.
+    edge: keys of a tile that carries a mask, at most; a narrower one takes fewer registers.
+
+    slots, run: a row's sums are kept in `slots` parts, between which runs of `run` columns take turns, in as many equal
+    pieces of a tile as there are runs of slots; how depends on which columns of a matrix product a thread has. 1 slot
+    is right everywhere.
     """
 
     rows: int
     cols: int
     warps: int
     stages: int
+    edge: int = 64
     splits: int = 1
     slots: int = 1
     run: int = 1
+
+    def narrow(self) -> Tiles:
+        """For sweeps that mask every tile."""
+        return replace(self, cols=min(self.cols, self.edge))
 
 
 def capability_of(query: Tensor) -> tuple[int, int]:
@@ -51,15 +59,21 @@ def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *
         if wide and sets > 16:
             return Tiles(rows=32, cols=32, warps=4, stages=3)
         if wide:
-            return Tiles(rows=128, cols=16 if sets else 32, warps=8, stages=3)
-        return Tiles(rows=64, cols=32 if sets else 64, warps=4, stages=3, slots=8, run=8)
+            return Tiles(rows=128, cols=16 if sets else 32, warps=8, stages=3, slots=8, run=8)
+        if sets:
+            return Tiles(rows=64, cols=32, warps=4, stages=3, slots=8, run=8)
+        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=8, run=8)
     if capability < (10, 0):
-        return Tiles(rows=128, cols=32 if sets and wide else 64, warps=8, stages=3, slots=8, run=8)
+        if sets:
+            return Tiles(rows=128, cols=32 if wide else 64, warps=8, stages=3, slots=8, run=8)
+        return Tiles(rows=128, cols=128, warps=8, stages=2 if wide else 3, slots=8, run=8)
     if sets and wide:
         return Tiles(rows=128, cols=16, warps=8, stages=3)
-    if sets or wide:
-        return Tiles(rows=128, cols=32, warps=8, stages=3, slots=4, run=2)
-    return Tiles(rows=128, cols=64, warps=8, stages=3)
+    if sets:
+        return Tiles(rows=128, cols=32, warps=8, stages=3, slots=2)
+    if wide:
+        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=2)
+    return Tiles(rows=128, cols=128, warps=8, stages=2, slots=2)
 
 
 def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:

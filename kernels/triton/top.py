@@ -20,17 +20,19 @@ def keep_best(best, best_key, x, j, LISTED: tl.constexpr):
     NOWHERE: tl.constexpr = 2147483647
     worst = tl.min(best, 1)
     candidate = tl.max(x, 1)
-    while tl.max((candidate > worst).to(tl.int32), 0) > 0:
-        takes = candidate > worst
-        place = tl.min(tl.where(x == candidate[:, None], j[None, :], NOWHERE), 1)
-        # of equal worst ones the highest key goes; no two keys of a list are equal, empty slots have -1, -2, ..
-        last = tl.max(tl.where(best == worst[:, None], best_key, -NOWHERE), 1)
-        out = takes[:, None] & (best == worst[:, None]) & (best_key == last[:, None])
-        best = tl.where(out, candidate[:, None], best)
-        best_key = tl.where(out, place[:, None], best_key)
-        x = tl.where(takes[:, None] & (j[None, :] == place[:, None]), HIDDEN, x)
-        worst = tl.min(best, 1)
-        candidate = tl.max(x, 1)
+    # a loop in a branch: Triton would not load the next tiles ahead in a loop that holds another one
+    if tl.max((candidate > worst).to(tl.int32), 0) > 0:
+        while tl.max((candidate > worst).to(tl.int32), 0) > 0:
+            takes = candidate > worst
+            place = tl.min(tl.where(x == candidate[:, None], j[None, :], NOWHERE), 1)
+            # of equal worst ones the highest key goes; no two keys of a list are equal, empty slots have -1, -2, ..
+            last = tl.max(tl.where(best == worst[:, None], best_key, -NOWHERE), 1)
+            out = takes[:, None] & (best == worst[:, None]) & (best_key == last[:, None])
+            best = tl.where(out, candidate[:, None], best)
+            best_key = tl.where(out, place[:, None], best_key)
+            x = tl.where(takes[:, None] & (j[None, :] == place[:, None]), HIDDEN, x)
+            worst = tl.min(best, 1)
+            candidate = tl.max(x, 1)
     return best, best_key
 
 
@@ -73,6 +75,7 @@ def top_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     LISTED: tl.constexpr,
+    STAGES: tl.constexpr,
     AFTER: tl.constexpr,
     CAPPED: tl.constexpr,
     KEPT: tl.constexpr,
@@ -84,31 +87,29 @@ def top_kernel(
 
     Empty slots have a negative column. AFTER: of those alone that come after (after_score, after_key) in the ranking.
     """
-    batch, first_head, block, i, head, inside = rows_of_program(queries, heads, pack, ROWS)
+    batch, first_head, block, i, head = rows_of_program(tl.program_id(0), queries, heads, pack, ROWS)
     own = i + ahead
-    q = load_queries(query, batch, head, i, inside, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
+    q = load_queries(query, batch, head, i, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
     key += batch * key_batch + first_head // group * key_head
     kept += batch * kept_batch
     pairs_at = pairs + batch * pairs_batch + head * pairs_head + i.to(tl.int64) * pairs_row
     place = (batch * heads + head) * queries + i
     if AFTER:
-        bound = tl.load(after_score + place, mask=inside, other=FLOOR)
-        bound_key = tl.load(after_key + place, mask=inside, other=0)
+        bound = tl.load(after_score + place)
+        bound_key = tl.load(after_key + place)
     slot = tl.arange(0, LISTED)
     best = tl.full([ROWS, LISTED], FLOOR, tl.float32)
     best_key = tl.zeros([ROWS, LISTED], tl.int32) - 1 - slot[None, :]
     start, tiles, _, _ = keys_of_program(block, queries, keys, pack, ahead, near, far, ROWS, COLS)
-    for t in range(tiles):
+    for t in tl.range(0, tiles, num_stages=STAGES):
         j = start + t * COLS + tl.arange(0, COLS)
         k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         x = products(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide(x, own, inside, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
+        x = hide(x, own, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
         if AFTER:
             later = (x < bound[:, None]) | ((x == bound[:, None]) & (j[None, :] > bound_key[:, None]))
             x = tl.where(later, x, HIDDEN)
-        # rows that do not exist would keep the loop going
-        x = tl.where(inside[:, None], x, HIDDEN)
         best, best_key = keep_best(best, best_key, x, j, LISTED)
     at = place[:, None] * LISTED + slot[None, :]
-    tl.store(out_score + at, best, mask=inside[:, None])
-    tl.store(out_key + at, best_key, mask=inside[:, None])
+    tl.store(out_score + at, best)
+    tl.store(out_key + at, best_key)

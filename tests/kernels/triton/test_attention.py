@@ -18,6 +18,7 @@ from probe.kernels.triton import attention as in_triton
 from tests.kernels.cases import cases, everything, thorough
 
 pytest.importorskip("triton")
+from probe.kernels.triton.scores import reachable
 from probe.kernels.triton.tiles import Tiles
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -25,7 +26,8 @@ SMALL = Tiles(rows=16, cols=16, warps=4, stages=1)
 TILES = [
     replace(SMALL, slots=8, run=8),
     replace(SMALL, rows=32),
-    replace(SMALL, cols=32, slots=4, run=2),
+    replace(SMALL, cols=32, edge=16, slots=4, run=2),
+    replace(SMALL, cols=32, slots=2),
     replace(SMALL, splits=3),
 ]
 
@@ -171,6 +173,16 @@ def test_inputs_laid_out_as_models_do(sample, same_statistics):
         same_statistics(found, exact, atol=1e-6)
         assert output.transpose(1, 2).is_contiguous()
     assert all(torch.equal(one, other) for one, other in zip(apart, copies, strict=True))
+
+
+def test_vectors_too_far_apart_for_a_tile_are_copied():
+    """Offsets within a tile have 32 bits: 16 rows reach to 15 strides and a vector more, and no further."""
+    near, far = (
+        torch.empty_strided((1, 1, 16, 8), (0, 0, (2**31 - 8) // 15 + more, 1), device="meta") for more in (0, 1)
+    )
+    assert reachable(near, 16) is near
+    assert reachable(far, 15) is far
+    assert reachable(far, 16).stride()[-2:] == (8, 1)
 
 
 @pytest.mark.parametrize("scale", [-0.5, 0.0, 30.0])
