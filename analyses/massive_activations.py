@@ -1,7 +1,7 @@
 """Massive activations: the few numbers in the residual stream that are thousands of times larger than the rest.
 
-An activation is massive when |x| > 100 and |x| > 1000 times the median |x| of its layer (Sun, Chen, Kolter, Liu: Massive
-Activations in Large Language Models, 2024, section 2). Which dimensions and tokens have them is found, not assumed.
+An activation is massive when |x| > 100 and |x| > 1000 times the median |x| of its layer (Sun, Chen, Kolter, Liu:
+Massive Activations in Large Language Models, 2024, section 2). Dimensions and tokens are found, not assumed.
 
     phi(x) = max over d in D of |x_d| / RMS(x)     (Kang et al., ICLR 2025, D the dimensions found)
 
@@ -38,9 +38,9 @@ def phi(stream: Tensor, dims: Sequence[int], *, eps: float = 1e-6) -> Tensor:
 
 
 def steps(values: Tensor) -> Tensor:
-    """What each sub-block added: the stream after each, [places, dims] -> [places, dims]; the first place counts from 0.
+    """What each sub-block added: the stream after each, [places, dims] -> [places, dims].
 
-    The first row holds the embedding too.
+    The first row counts from 0, so it holds the embedding too.
     """
     return torch.cat([values[:1], values[1:] - values[:-1]])
 

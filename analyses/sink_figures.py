@@ -142,7 +142,9 @@ def cause_figure(found: Sinks) -> go.Figure:
             go.Bar(
                 x=names,
                 y=[found.condition(name, value) for name in names],
-                marker={"color": [VERMILION if name == ZERO else GRID if name == NONE else "#BFD9EA" for name in names]},
+                marker={
+                    "color": [VERMILION if name == ZERO else GRID if name == NONE else "#BFD9EA" for name in names]
+                },
                 hovertemplate="%{x}<br>mean %{y:.3f}<extra></extra>",
                 showlegend=False,
             ),
@@ -169,7 +171,7 @@ def cause_figure(found: Sinks) -> go.Figure:
         figure,
         title=f"Dimension {found.dims[0]} zeroed on the first token: loss of {name} {found.condition(NONE):.2f} to "
         f"{found.condition(ZERO):.2f}{repaired}",
-        subtitle=f"set in the residual stream after layer {layer}; a dot a text; attention: mean over the layers after it",
+        subtitle=f"set in the stream after layer {layer}; a dot a text; attention: mean over the layers after it",
         width=980,
         height=480,
     )

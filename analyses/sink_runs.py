@@ -124,9 +124,7 @@ def targets(samples: Sequence[Sample], places: Sequence[tuple[int, str]], *, ran
     control = next(each for each in [*range(dim + 1, first.shape[-1]), *range(dim)] if each in set(free))
     drawn = random.Random(seed).sample([each for each in free if each != control], min(randoms, len(free) - 1))
     means = [None] if len(samples) == 1 else ((values.sum() - values) / (len(samples) - 1)).tolist()
-    return [
-        Target(dim=dim, layer=layer, mean=mean, others=(control, *drawn), massive=tuple(dims)) for mean in means
-    ]
+    return [Target(dim=dim, layer=layer, mean=mean, others=(control, *drawn), massive=tuple(dims)) for mean in means]
 
 
 def found_dims(samples: Sequence[Sample]) -> list[int]:

@@ -19,7 +19,7 @@ other texts only, so that a text is never repaired with its own value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,8 +59,8 @@ class Sinks(Result):
 
     column_means: one [layers, heads, keys] per text. first_mass, value_ratio: [texts, layers, heads].
     strings: the tokens of each text. texts: one row per text: name, tokens, loss (nats per token).
-    places: (layer, block). first: [texts, places, dims], the first token's stream in the dimensions of `dims`, which are
-    massive on a first token, largest first. peaks: [texts, places, 2], largest and median |x| over tokens and dimensions.
+    places: (layer, block). dims: the dimensions massive on a first token, largest first. first: [texts, places, dims],
+    the first token's stream there. peaks: [texts, places, 2], largest and median |x| over tokens and dimensions.
     massive: one row per massive activation: text, layer, block, position, token, dim, value, ratio.
     phi: one [layers - 1, keys] per text, entering the layers from 1 on; empty without massive dimensions.
     causes: one row per text and condition: condition, dim, layer it was set after, value, loss, rise, and the attention
@@ -107,7 +107,7 @@ class Sinks(Result):
         return torch.stack([later_per_head(self.found(text)) for text in range(len(self.texts))]).double()
 
     def by_layer(self) -> pd.DataFrame:
-        """One row per layer: first_mass, low, high, value_ratio, later sinks per head, largest and median |x| at its end."""
+        """One row per layer: first_mass, low, high, value_ratio, later (sinks per head), largest and median |x|."""
         mass = self.first_mass.mean(-1)
         low, high = bootstrap_mean(mass, seed=self.manifest.seed)
         ends = {layer: index for index, (layer, _) in enumerate(self.places)}
@@ -126,7 +126,7 @@ class Sinks(Result):
         )
 
     def tokens(self) -> pd.DataFrame:
-        """Tokens that are a sink of any head, most heads first: text, position, token, share, layers (of most heads)."""
+        """Tokens that are a sink of any head, most first: text, position, token, initial, share, layers."""
         rows = []
         for text, name in enumerate(self.texts["name"]):
             share, layers = share_of_heads(self.found(text))
@@ -149,7 +149,7 @@ class Sinks(Result):
         return pd.DataFrame(rows, columns=["rule", "min_rows", "least", "most"])
 
     def writes(self) -> pd.DataFrame:
-        """Who writes and erases the massive dimensions on first tokens, mean over texts: dim, layer, block, change, after.
+        """Who writes and erases the massive dimensions on first tokens: dim, layer, block, change, after (means).
 
         The sub-blocks that change a dimension by a tenth of its largest value or by more than 100.
         """
@@ -372,9 +372,7 @@ def _result(
         dims=tuple(dims),
         first=torch.tensor([sample["first"] for sample in measured])[..., dims],
         peaks=torch.tensor([sample["peaks"] for sample in measured]),
-        massive=pd.DataFrame(
-            entries, columns=["text", "layer", "block", "position", "token", "dim", "value", "ratio"]
-        ),
+        massive=pd.DataFrame(entries, columns=["text", "layer", "block", "position", "token", "dim", "value", "ratio"]),
         phi=[torch.tensor(sample["phi"]) for sample in caused],
         causes=pd.DataFrame(causes, columns=columns),
         rule=settings.rule,

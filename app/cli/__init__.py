@@ -19,6 +19,7 @@ COMMANDS = {
     "bench": "probe.app.cli.bench",
     "heads": "probe.app.cli.heads",
     "models": "probe.app.cli.models",
+    "sinks": "probe.app.cli.sinks",
 }
 """Subcommand to the module whose `command` it is."""
 
