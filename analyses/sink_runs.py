@@ -181,6 +181,7 @@ def _phi(model: Model, stream: ResidualStream, tokens: Tokens, dims: Sequence[in
     return found
 
 
+@torch.no_grad()
 def _loss(model: Model, tokens: Tokens, observer: SinkObserver) -> float:
     """Mean next-token loss in nats per token."""
     ids = tokens.ids.to(model.device)

@@ -60,7 +60,7 @@ def test_column_means_equal_the_eager_maps(llama: Model, found: Sinks):
 def test_the_known_layers(found: Sinks):
     layers = torch.tensor(found.by_layer()["first_mass"].tolist())
     assert 0.29 <= found.first_mass.mean() <= 0.37
-    assert layers[:3].max() <= 0.08
+    assert layers[:3].max() <= 0.1  # of texts half as long as those with .07
     assert 0.09 <= layers[3:10].min() and layers[3:10].max() <= 0.22
     assert layers[10:12].max() <= 0.04  # the first regime ends, the second has not begun
     assert 0.25 <= layers[12:29].min()
@@ -74,7 +74,8 @@ def test_one_dimension_written_by_two_mlps_and_erased_by_the_last(found: Sinks):
     assert 300 < written[507, 2, "mlp"] < 900 and written[507, 9, "mlp"] < -200
     assert 17_900 < written[507, 11, "mlp"] < 24_900
     assert written[507, 28, "mlp"] < -5_000 and written[507, 29, "mlp"] < -1_000
-    assert all(block == "mlp" for dim, _, block in written.index if dim == 507)
+    table = found.writes()
+    assert set(table.loc[table["dim"] == 507, "block"]) == {"mlp"}
     in_507 = found.massive[found.massive["dim"] == 507]
     assert set(in_507["position"]) == {0} and set(in_507["layer"]) <= set(range(11, 29))
     assert (in_507["ratio"] > 1000).all() and in_507["ratio"].max() > 11_000

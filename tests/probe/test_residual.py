@@ -34,13 +34,13 @@ def test_the_stream_is_the_hidden_states_and_splits_into_two_writers(name):
     stream = ResidualStream(model)
     assert stream.blocks == SPLIT, name
     seen = watch(model, stream)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules())
     assert list(seen) == stream.places == [(0, "attention"), (0, "mlp"), (1, "attention"), (1, "mlp")]
     with torch.no_grad():
         states = model.hf(input_ids=IDS, use_cache=False, output_hidden_states=True).hidden_states
     torch.testing.assert_close(seen[0, "mlp"], states[1])
     between = seen[1, "attention"] - seen[0, "mlp"]
     assert between.norm() > 1e-3 and (seen[1, "mlp"] - seen[1, "attention"]).norm() > 1e-3
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules())
 
 
 def test_the_first_writer_is_attention():
