@@ -20,6 +20,7 @@ COMMANDS = {
     "heads": "probe.app.cli.heads",
     "intervene": "probe.app.cli.intervene",
     "models": "probe.app.cli.models",
+    "sinks": "probe.app.cli.sinks",
 }
 """Subcommand to the module whose `command` it is."""
 
