@@ -26,4 +26,4 @@ demo: setup
 test: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/pyright
-	@$(VENV)/bin/python -m pytest
+	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
