@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -14,7 +14,6 @@ from torch import Tensor
 from probe.kernels.blocks import MOST_ROWS, Block, Hiding, blocks
 from probe.kernels.contract import Mask
 from probe.kernels.products import linear, linear_serves
-from probe.kernels.scratch import Scratch
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -25,6 +24,17 @@ DEVICE_BUDGET = 256 << 20
 
 # With so many scores in hand a CPU is busy; more heads at once would only take more memory.
 ENOUGH = {"cpu": 1 << 19}
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Has malloc keep what one call frees for the next: once in a process, and for good.
+
+    glibc gives free memory back to the system beyond twice the largest piece that was ever mapped and freed
+    (mallopt(3), M_MMAP_THRESHOLD), and every page of it is cleared when it comes again. This piece is as large as all
+    that a call holds at once and is never written to, so it costs nothing; other systems' malloc is not affected.
+    """
+    torch.UntypedStorage(2 * BUDGET["cpu"])
 
 
 def as_written(compute: Callable[P, R]) -> Callable[P, R]:
@@ -60,7 +70,9 @@ class Sweep:
         budget = scoring.budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
         self.most = max(1, budget // self.dtype.itemsize)
         self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
-        self.scratch = Scratch(query.device)
+        self.buffers: dict[str, Tensor] = {}
+        if query.device.type == "cpu":
+            keep_freed_memory()
 
     def blocks(self) -> Iterator[Block]:
         enough = ENOUGH.get(self.query.device.type, self.most)
@@ -84,15 +96,18 @@ class Sweep:
         return part.view(batch, kv_heads, self.group, rows, part.shape[-1])
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory that the blocks use one after another."""
-        return self.scratch.buffer(name, *shape, dtype=self.dtype)
+        """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
+        size = math.prod(shape)
+        if name not in self.buffers or self.buffers[name].numel() < size:
+            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.query.device)
+        return self.buffers[name][:size].view(shape)
 
     def product(self, left: Tensor, right: Tensor, name: str) -> Tensor:
         """left [n, rows, k] @ right [n, k, cols], in the buffer of that name."""
         found = self.buffer(name, left.shape[0], left.shape[1], right.shape[2])
         if not linear_serves(left[0], right[0]):
             return torch.bmm(left, right, out=found)
-        for index, part in enumerate(found):  # the copy costs little; buffers spare the allocator sizes that vary
+        for index, part in enumerate(found):  # the copy costs less than many sizes of memory do
             part.copy_(linear(left[index], right[index]))
         return found
 

@@ -50,14 +50,13 @@ def attend(
     outputs, lses = sweep.grouped(output), sweep.grouped(lse)
     sink = None if sinks is None else sweep.grouped(sinks.to(sweep.dtype)[None, :, None])
     blind_rows = may_be_blind(query, key, mask)
-    with sweep.scratch:
-        for block in sweep.blocks():
-            if block.cols.start < block.cols.stop:
-                _take(block, sweep, tally, value, outputs, lses, sink, blind_rows)
-            else:
-                block.of(outputs, rows=3).zero_()
-                block.of(lses, rows=3).fill_(-math.inf)
-                tally.skip(block)
+    for block in sweep.blocks():
+        if block.cols.start < block.cols.stop:
+            _take(block, sweep, tally, value, outputs, lses, sink, blind_rows)
+        else:
+            block.of(outputs, rows=3).zero_()
+            block.of(lses, rows=3).fill_(-math.inf)
+            tally.skip(block)
     return output, tally.finish(lse, lse.isneginf() if blind_rows else None)
 
 

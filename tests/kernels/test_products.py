@@ -14,7 +14,7 @@ LEFT, RIGHT = torch.randn(256, 64, generator=torch.Generator().manual_seed(0)), 
 @pytest.mark.parametrize("layout", ["rows", "columns", "gaps"])
 @pytest.mark.parametrize("cols", [1, 3, 80, 513])
 def test_linear_is_the_product(layout, cols):
-    """The second operand by rows, by columns (a transposed view), and with other heads between its rows."""
+    """The second operand by rows, by columns (a transposed view), and with other heads between them."""
     right = torch.randn(64, cols, generator=torch.Generator().manual_seed(1))
     expected = LEFT.double() @ right.double()
     if layout == "columns":

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -48,6 +52,32 @@ def test_rows_and_whole_are_inverse(sample):
     rows = sweep.rows(BLOCK, query)
     assert rows.shape == (2, 12, 8)
     assert torch.equal(sweep.whole(BLOCK, rows).flatten(1, 2), query[1:2, :, 3:7])
+
+
+def test_a_buffer_is_used_again():
+    query = torch.zeros(1, 1, 10, 8)
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None, budget=400))
+    large, small = sweep.buffer("scores", 5, 20), sweep.buffer("scores", 2, 3)
+    assert small.data_ptr() == large.data_ptr() != sweep.buffer("weights", 2, 3).data_ptr()
+    assert sweep.buffer("scores", 50, 20).shape == (50, 20)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back at a threshold")
+def test_a_second_call_finds_the_memory_of_the_first():
+    """In a process of its own, whose heap nothing else has shaped: fewer new pages than the scores alone have."""
+    code = (
+        "import resource, torch\n"
+        "from probe.kernels.attend import attend\n"
+        "from probe.kernels.contract import Request\n"
+        "x, found = torch.zeros(1, 4, 512, 64), None\n"
+        "for _ in range(4):\n"
+        "    found, before = None, resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    found = attend(x, x, x, request=Request(entropy=True, top=1), implementation='blocked')\n"
+        "pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "print(pages * resource.getpagesize() / (4 * 128 * 512 * 4))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1
 
 
 @pytest.mark.parametrize("many", [1, 3])

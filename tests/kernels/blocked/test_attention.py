@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from probe.kernels import reference
 from probe.kernels.blocked import attention as blocked
 from probe.kernels.contract import Mask, Request
-from probe.kernels.scratch import forget
 from tests.kernels.cases import cases, everything, thorough
 
 # with one of these budgets (bytes of scores), blocks have one row, a few, or all; one KV head or several texts
@@ -24,7 +23,6 @@ BUDGETS = [4, 600, 3000, 20_000, None]
 
 
 def both(query, key, value, *, budget=None, **options):
-    forget()  # an element that nobody writes must not hold an earlier call's number
     options = {"mask": Mask(), "scale": 0.35, "softcap": None, "sinks": None, "request": Request()} | options
     return (
         blocked.attend(query, key, value, budget=budget, **options),
@@ -135,7 +133,6 @@ NO_DISTANCE = everything(1200, partial=False, distance=False, windowed_distance=
 def test_no_map_is_ever_made(sample, largest, mask, request_, value_dim, most):
     """A map has 4 x 1200 x 1200 elements, the budget is 100,000 and the output 38,400."""
     tensors = sample(kv_heads=2, group=2, queries=1200, keys=1200, value_dim=value_dim)
-    forget()
     with torch.no_grad(), largest() as seen:
         blocked.attend(*tensors, mask=mask, scale=0.35, softcap=None, sinks=None, request=request_, budget=400_000)
     assert 0 < seen.elements <= most
@@ -155,10 +152,8 @@ def test_inputs_laid_out_as_models_do(sample, same_statistics):
 
 
 def test_a_repeated_call_gives_the_same_numbers(sample):
-    """The second finds the first one's memory."""
     tensors = sample(kv_heads=3, group=3, queries=200, keys=200, width=64)
     options = {"mask": Mask(), "scale": 0.35, "softcap": None, "sinks": None, "request": everything(200)}
-    forget()
     one = blocked.attend(*tensors, **options)
     other = blocked.attend(*tensors, **options)
     assert torch.equal(one[0], other[0])
