@@ -30,5 +30,5 @@ def linear_serves(left: Tensor, right: Tensor) -> bool:
 def linear(left: Tensor, right: Tensor) -> Tensor:
     """left [rows, k] @ right [k, cols] by oneDNN, in new memory."""
     # from rows with gaps between them it multiplies a thousand times more slowly
-    weight = right.t() if right.t().is_contiguous() else right.contiguous().t()
+    weight = right.t().contiguous() if right.stride(0) == 1 else right.contiguous().t()
     return torch.ops.mkldnn._linear_pointwise(left.contiguous(), weight, None, "none", [], "")

@@ -64,20 +64,20 @@ def test_a_buffer_is_used_again():
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back at a threshold")
 def test_a_second_call_finds_the_memory_of_the_first():
-    """In a process of its own, whose heap nothing else has shaped: fewer new pages than the scores alone have."""
+    """In a process of its own, whose heap nothing else has shaped: no call asks for many new pages, usually."""
     code = (
-        "import resource, torch\n"
+        "import resource, statistics, torch\n"
         "from probe.kernels.attend import attend\n"
         "from probe.kernels.contract import Request\n"
-        "x, found = torch.zeros(1, 4, 512, 64), None\n"
-        "for _ in range(4):\n"
+        "x, found, new = torch.zeros(1, 4, 512, 64), None, []\n"
+        "for _ in range(15):\n"
         "    found, before = None, resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    found = attend(x, x, x, request=Request(entropy=True, top=1), implementation='blocked')\n"
-        "pages = resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "print(pages * resource.getpagesize() / (4 * 128 * 512 * 4))\n"
+        "    new.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "print(statistics.median(new) * resource.getpagesize())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1
+    assert float(done.stdout) < 4 * 128 * 512 * 4 / 4  # a quarter of a block's scores
 
 
 @pytest.mark.parametrize("many", [1, 3])
