@@ -38,11 +38,12 @@ class Block:
         return tensor[tuple(index)]
 
 
-def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int) -> Iterator[Block]:
+def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int, enough: int | None = None) -> Iterator[Block]:
     """The blocks that together hold every visible pair, each with at most about `most` scores.
 
+    enough: a block takes in further heads or texts until it has so many scores; None for as many as `most` allows.
     Every query row is in a block, if with an empty range of keys. All blocks of one KV head come together, while its
-    keys are in the cache.
+    keys are in the cache; under a causal mask the largest first, so that the others fit in the memory that it had.
     """
     batch, heads, queries, _ = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
@@ -51,11 +52,14 @@ def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int) -> Iterator[Blo
     while rows > 1 and group * rows * _width(rows, queries, keys, mask) > most:
         rows //= 2
     rows = min(rows, queries)
-    at_once = max(1, most // (group * rows * _width(rows, queries, keys, mask)))
+    size = group * rows * _width(rows, queries, keys, mask)  # of one KV head's block
+    at_once = max(1, most // size)
+    if enough is not None:
+        at_once = min(at_once, -(-enough // size))
     batch_step, kv_step = max(1, at_once // kv_heads), min(at_once, kv_heads)
     for b in range(0, batch, batch_step):
         for h in range(0, kv_heads, kv_step):
-            for start in range(0, queries, rows):
+            for start in reversed(range(0, queries, rows)):
                 stop = min(start + rows, queries)
                 yield Block(
                     batch=slice(b, min(b + batch_step, batch)),

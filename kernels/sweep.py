@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import wraps
+from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from probe.kernels.blocks import MOST_ROWS, Block, Hiding, blocks
 from probe.kernels.contract import Mask
 from probe.kernels.edits import Edit
+from probe.kernels.products import linear, linear_serves
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -21,6 +22,20 @@ R = TypeVar("R")
 # The most bytes of scores in hand at once; the weights take as many again.
 BUDGET = {"cpu": 8 << 20}
 DEVICE_BUDGET = 256 << 20
+
+# With so many scores in hand a CPU is busy; more heads at once would only take more memory.
+ENOUGH = {"cpu": 1 << 19}
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Has malloc keep what one call frees for the next: once in a process, and for good.
+
+    glibc gives free memory back to the system beyond twice the largest piece that was ever mapped and freed
+    (mallopt(3), M_MMAP_THRESHOLD), and every page of it is cleared when it comes again. This piece is as large as all
+    that a call holds at once and is never written to, so it costs nothing; other systems' malloc is not affected.
+    """
+    torch.UntypedStorage(2 * BUDGET["cpu"])
 
 
 def as_written(compute: Callable[P, R]) -> Callable[P, R]:
@@ -58,12 +73,13 @@ class Sweep:
         budget = scoring.budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
         self.most = max(1, budget // self.dtype.itemsize)
         self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
-        # the first blocks of a causal sweep are the smallest: room for the largest, and for no more than there is
-        self.room = min(self.most, query.shape[0] * query.shape[1] * min(MOST_ROWS, query.shape[2]) * key.shape[2])
         self.buffers: dict[str, Tensor] = {}
+        if query.device.type == "cpu":
+            keep_freed_memory()
 
     def blocks(self) -> Iterator[Block]:
-        return blocks(self.query, self.key, self.mask, most=self.most)
+        enough = ENOUGH.get(self.query.device.type, self.most)
+        return blocks(self.query, self.key, self.mask, most=self.most, enough=enough)
 
     def rows(self, block: Block, tensor: Tensor) -> Tensor:
         """A block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., rows, width]."""
@@ -86,8 +102,17 @@ class Sweep:
         """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
-            self.buffers[name] = torch.empty(max(size, self.room), dtype=self.dtype, device=self.query.device)
+            self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.query.device)
         return self.buffers[name][:size].view(shape)
+
+    def product(self, left: Tensor, right: Tensor, name: str) -> Tensor:
+        """left [n, rows, k] @ right [n, k, cols], in the buffer of that name."""
+        found = self.buffer(name, left.shape[0], left.shape[1], right.shape[2])
+        if not linear_serves(left[0], right[0]):
+            return torch.bmm(left, right, out=found)
+        for index, part in enumerate(found):  # the copy costs less than many sizes of memory do
+            part.copy_(linear(left[index], right[index]))
+        return found
 
     def scores(self, block: Block) -> Tensor:
         """Scaled, capped, edited scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
@@ -103,9 +128,10 @@ class Sweep:
     def capped(self, block: Block) -> Tensor:
         """Scaled, capped scores: [batch, kv_heads, group, rows, cols], in a buffer."""
         cap = self.softcap
-        q = self.rows(block, self.query) * (self.scale if cap is None else self.scale / cap)
+        q = self.rows(block, self.query)
+        q = torch.mul(q, self.scale if cap is None else self.scale / cap, out=self.buffer("queries", *q.shape))
         k = self.cols(block, self.key)
-        s = torch.bmm(q, k.transpose(1, 2), out=self.buffer("scores", q.shape[0], q.shape[1], k.shape[1]))
+        s = self.product(q, k.transpose(1, 2), "scores")
         if cap is not None:
             s.tanh_().mul_(cap)
         return self.whole(block, s)

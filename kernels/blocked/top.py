@@ -20,8 +20,12 @@ def top_columns(s: Tensor, chunks: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if chunks.shape[-1] == 1:
         best = first_largest(s, k)
         return s.gather(-1, best), best
+    if k == 1:
+        score, chosen = chunks.max(-1, keepdim=True)
+        found, first = chosen_chunks(s, chosen)
+        return score, first + first_largest(found, 1)
     chosen = first_largest(chunks, min(k, chunks.shape[-1]))
-    score, first = chosen_chunks(s, chosen if k == 1 else chosen.sort(-1).values)
+    score, first = chosen_chunks(s, chosen.sort(-1).values)
     best = first_largest(score, k)
     return score.gather(-1, best), first.gather(-1, best // CHUNK) + best % CHUNK
 

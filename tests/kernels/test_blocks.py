@@ -62,6 +62,20 @@ def test_blocks_hold_no_more_than_allowed_and_not_much_less(mask, most):
     assert max(sizes) >= min(most, whole) / 5
 
 
+@pytest.mark.parametrize(("enough", "heads"), [(1, 1), (300 * 128, 1), (300 * 128 + 1, 2), (10**9, 6)])
+def test_blocks_take_in_heads_until_they_are_large_enough(enough, heads):
+    """Two KV heads of a single query head and 300 keys, in three texts."""
+    query = torch.zeros(3, 2, 300, 8)
+    for block in blocks(query, query, Mask(), most=10**9, enough=enough):
+        batch, kv_heads = (span.stop - span.start for span in (block.batch, block.kv_heads))
+        assert batch * kv_heads == heads
+
+
+def test_the_largest_block_comes_first():
+    query = torch.zeros(1, 1, 512, 8)
+    assert [block.cols.stop for block in blocks(query, query, Mask(), most=10**9)] == [512, 384, 256, 128]
+
+
 @pytest.mark.parametrize("mask", MASKS)
 def test_visible_cols_are_the_tightest(mask):
     for start, stop in ((0, 1), (0, 37), (5, 9), (30, 37)):
