@@ -40,8 +40,8 @@ class Observer(Protocol):
 
 
 @dataclass(frozen=True)
-class _Active:
-    """What is in force for one model."""
+class Active:
+    """What is in force for one model: interventions as they run, and as they were declared."""
 
     observers: tuple[Observer, ...] = ()
     interventions: tuple[Intervention, ...] = ()
@@ -51,7 +51,7 @@ class _Active:
 
 # Keyed by the identity of the text configuration that a model's attention modules share, so that two models in nested
 # contexts do not record into one another.
-_active: ContextVar[dict[int, _Active]] = ContextVar("probe_attention")
+_active: ContextVar[dict[int, Active]] = ContextVar("probe_attention")
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def engaged(
     """Run the model's attention through the engine inside the context; restores the former implementation after it."""
     key = id(text_config(hf))
     outer = _active.get({})
-    mine = outer.get(key, _Active())
+    mine = outer.get(key, Active())
     mine = replace(
         mine,
         observers=mine.observers + observers,
@@ -76,16 +76,21 @@ def engaged(
     former: str = text_config(hf)._attn_implementation  # pyright: ignore[reportAssignmentType]  # set once loaded
     token = _active.set({**outer, key: mine})
     try:
-        _switch(hf, NAME)
+        switch(hf, NAME)
         yield
     finally:
         _active.reset(token)
-        _switch(hf, former)
+        switch(hf, former)
 
 
 def interventions_on(hf: PreTrainedModel) -> tuple[Intervention, ...]:
     """The interventions in force for a model here, in their order."""
-    return _active.get({}).get(id(text_config(hf)), _Active()).declared
+    return active_on(text_config(hf)).declared
+
+
+def active_on(config: object) -> Active:
+    """What is in force for the model whose attention modules hold this text configuration."""
+    return _active.get({}).get(id(config), Active())
 
 
 def text_config(hf: PreTrainedModel):
@@ -93,7 +98,8 @@ def text_config(hf: PreTrainedModel):
     return hf.config.get_text_config(decoder=True)
 
 
-def _switch(hf: PreTrainedModel, name: str) -> None:
+def switch(hf: PreTrainedModel, name: str) -> None:
+    """Make the language model take its attention from this name. Raises ProbeError where it takes it from none."""
     text = text_config(hf)
     if text._attn_implementation == name:
         return
@@ -141,7 +147,7 @@ def probe_attention(
         softcap=softcap,
         sinks=s_aux,
     )
-    active = _active.get({}).get(id(getattr(module, "config", None)), _Active())
+    active = active_on(getattr(module, "config", None))
     for intervention in active.interventions:
         call = intervention.before(call)
     pattern = Pattern(call, active.implementation)

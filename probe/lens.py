@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from probe.attention import _Active, _active, _switch, engaged, text_config
+from probe.attention import active_on, engaged, switch, text_config
 from probe.errors import ProbeError
 from probe.kernels.contract import Mask
 from probe.kernels.sdpa import visible_pairs
@@ -56,7 +56,7 @@ def lens(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, implementat
     except ValueError as error:
         raise ProbeError(f"TransformerLens has no bridge for {type(hf).__name__}: use model.nnsight") from error
     finally:
-        _switch(hf, former)  # pyright: ignore[reportArgumentType]  # set once loaded
+        switch(hf, former)  # pyright: ignore[reportArgumentType]  # set once loaded
     # Given to the builder, the tokenizer would be loaded anew by name, with a BOS token that it does not add by itself.
     own = copy.deepcopy(tokenizer)
     if own.pad_token is None:
@@ -128,7 +128,7 @@ def _refuse_active(attention: Any, hooked: str | None) -> None:
     """Raises ProbeError where a recording or an intervention wants this layer."""
     module = attention.original_component
     layer = getattr(module, "layer_idx", -1)
-    active = _active.get({}).get(id(getattr(module, "config", None)), _Active())
+    active = active_on(getattr(module, "config", None))
     watched = any(layer in getattr(observer, "layers", (layer,)) for observer in active.observers)
     changed = any(
         layer in {head.layer for head in intervention.heads_named} or not intervention.heads_named
