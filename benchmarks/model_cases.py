@@ -18,12 +18,13 @@ from probe.sources import load_weights, resolve
 
 STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top", "received")
 SHORT = 8
+CALIBRATED = 30
 
 
 def work(case: Case, settings: Settings, length: int) -> Work:
     """The work of a model case, its model loaded."""
-    if case.method == "stats":
-        return ours(settings, length, implementation=case.implementation)
+    if case.method in ("stats", "act"):
+        return ours(settings, length, method=case.method, implementation=case.implementation)
     hf, tokenizer = load_weights(
         resolve(settings.model, revision=settings.revision),
         dtype=settings.dtype,
@@ -55,9 +56,10 @@ def prompt(settings: Settings, length: int, vocab: int) -> Tensor:
     return torch.randint(vocab, (1, length), generator=generator).to(settings.device)
 
 
-def ours(settings: Settings, length: int, *, implementation: str) -> Work:
-    """Every statistic but key sets and pooled maps, of all heads of all layers."""
+def ours(settings: Settings, length: int, *, method: str, implementation: str) -> Work:
+    """Every statistic but key sets and pooled maps, of all heads of all layers; or no statistic, and ACT."""
     import probe
+    from probe.interventions import CalibrateSinks
     from probe.manifest import attention
 
     model = probe.load(
@@ -70,10 +72,18 @@ def ours(settings: Settings, length: int, *, implementation: str) -> Work:
     ids = prompt(settings, length, model.vocab)
     model.hf(ids[:, :SHORT], use_cache=False)
 
-    def call() -> object:
+    def statistics() -> object:
         return model.run_with_stats(ids, stats=STATISTICS, window=WINDOW, logits_to_keep=1)
 
-    return Work(call=call, facts={"attention": attention(model), "heads": model.n_layers * model.n_heads})
+    heads = model.heads()
+    calibrated = CalibrateSinks(heads[:: max(1, len(heads) // CALIBRATED)][:CALIBRATED])
+
+    def act() -> object:
+        with model.intervene(calibrated):
+            return model.logits(ids, logits_to_keep=1)
+
+    facts = {"attention": attention(model), "heads": model.n_layers * model.n_heads}
+    return Work(call=act if method == "act" else statistics, facts=facts)
 
 
 def bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, settings: Settings) -> Work:

@@ -94,6 +94,7 @@ STATISTICS = {
 }
 PLAIN = Case(name="plain forward (sdpa)", method="plain")
 OURS = Case(name="probe, statistics of all heads", method="stats", implementation="auto")
+ACT = Case(name="probe, ACT in 30 heads", method="act", implementation="auto")
 PEERS = (
     Case(name="transformers, output_attentions", method="eager"),
     Case(name="TransformerLens, all patterns", method="bridge"),
@@ -103,7 +104,7 @@ PEERS = (
 
 def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
     """The groups to measure, in order; `implementations` are those that can serve the kernel cases here."""
-    known = {case.method for case in (SDPA, PRODUCTS, DENSE, *FLEX, PLAIN, OURS, *PEERS)} | set(implementations)
+    known = {case.method for case in (SDPA, PRODUCTS, DENSE, *FLEX, PLAIN, OURS, ACT, *PEERS)} | set(implementations)
     wrong = [name for name in settings.only if name not in known]
     if wrong:
         raise UsageError(f"--case: expected one of {', '.join(sorted(known))}, got {wrong[0]}")
@@ -120,7 +121,7 @@ def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
         ]
     if settings.suite in ("model", "all"):
         for length in settings.lengths:
-            planned.append(Group(suite="model", length=length, cases=(PLAIN, OURS), rounds=settings.repeats))
+            planned.append(Group(suite="model", length=length, cases=(PLAIN, OURS, ACT), rounds=settings.repeats))
             rounds = min(settings.repeats, PEER_ROUNDS)
             planned += [
                 Group(suite="model", length=length, cases=(PLAIN, peer), rounds=rounds, peer=True) for peer in PEERS

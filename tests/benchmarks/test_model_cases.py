@@ -1,12 +1,14 @@
 """The peers give the maps that our statistics are of."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
+from probe import interventions
 from probe.benchmarks.model_cases import prompt, work
-from probe.benchmarks.plan import OURS, PEERS, PLAIN, Settings
+from probe.benchmarks.plan import ACT, OURS, PEERS, PLAIN, Settings
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,14 @@ def test_our_statistics_are_of_these_maps(maps, settings):
     torch.testing.assert_close(stats.received[:, 0], weights.sum(2) / counts, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits, work(PLAIN, settings, 20).call(), atol=1e-4, rtol=1e-4)
     assert logits.shape == (1, 1, 40)
+
+
+@torch.no_grad()
+def test_calibration_is_in_force(settings, monkeypatch):
+    """Random weights attend evenly, and only a low bar takes early keys for sinks."""
+    monkeypatch.setattr(interventions, "CalibrateSinks", partial(interventions.CalibrateSinks, threshold=1.2))
+    calibrated, plain = work(ACT, settings, 120).call(), work(PLAIN, settings, 120).call()
+    assert calibrated.shape == plain.shape and 1e-6 < (calibrated - plain).abs().max() < 0.1
 
 
 def test_what_is_no_map_is_refused(settings):
