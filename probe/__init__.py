@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     from probe.errors import ProbeError as ProbeError
     from probe.errors import UsageError as UsageError
     from probe.heads import Head as Head
+    from probe.interventions import CalibrateSinks as CalibrateSinks
+    from probe.interventions import ForceAttention as ForceAttention
+    from probe.interventions import PatchHeads as PatchHeads
     from probe.interventions import PruneHeads as PruneHeads
+    from probe.interventions import Redistribute as Redistribute
+    from probe.interventions import ScaleHeads as ScaleHeads
     from probe.kernels.contract import Band as Band
     from probe.kernels.contract import Mask as Mask
     from probe.kernels.contract import Request as Request
@@ -25,14 +30,19 @@ if TYPE_CHECKING:
 _HOMES = {
     "AttentionStats": "probe.recording",
     "Band": "probe.kernels.contract",
+    "CalibrateSinks": "probe.interventions",
     "Capture": "probe.capture",
+    "ForceAttention": "probe.interventions",
     "Head": "probe.heads",
     "Mask": "probe.kernels.contract",
     "Model": "probe.models",
+    "PatchHeads": "probe.interventions",
     "ProbeError": "probe.errors",
     "PruneHeads": "probe.interventions",
+    "Redistribute": "probe.interventions",
     "Request": "probe.kernels.contract",
     "Result": "probe.results",
+    "ScaleHeads": "probe.interventions",
     "Tokens": "probe.tokens",
     "UsageError": "probe.errors",
     "load": "probe.models",
@@ -42,14 +52,19 @@ _HOMES = {
 __all__ = [
     "AttentionStats",
     "Band",
+    "CalibrateSinks",
     "Capture",
+    "ForceAttention",
     "Head",
     "Mask",
     "Model",
+    "PatchHeads",
     "ProbeError",
     "PruneHeads",
+    "Redistribute",
     "Request",
     "Result",
+    "ScaleHeads",
     "Tokens",
     "UsageError",
     "load",

@@ -85,8 +85,9 @@ def test_the_links_are_relative(name):
 
 def test_public_names():
     assert sorted(probe.__all__) == [
-        "AttentionStats", "Band", "Capture", "Head", "Mask", "Model", "ProbeError", "PruneHeads", "Request", "Result",
-        "Tokens", "UsageError", "load", "wrap",
+        "AttentionStats", "Band", "CalibrateSinks", "Capture", "ForceAttention", "Head", "Mask", "Model", "PatchHeads",
+        "ProbeError", "PruneHeads", "Redistribute", "Request", "Result", "ScaleHeads", "Tokens", "UsageError", "load",
+        "wrap",
     ]  # fmt: skip
     for name in probe.__all__:
         assert getattr(probe, name).__name__ == name
