@@ -36,7 +36,8 @@ def profile(found: Sinks) -> go.Figure:
         "attention to the first token, mean over heads",
         f"later sinks per head ({found.rule.replace('_', ' ')}, {found.threshold:g}, at least {found.min_rows} rows)",
         "norm of the first value over the median norm",
-        "largest |x| in the residual stream, and the median",
+        f"|x| in the residual stream: <span style='color:{VERMILION}'>the largest</span> and "
+        f"<span style='color:{MUTED}'>the median</span>",
     )
     figure = make_subplots(rows=4, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.075)
     layer = table["layer"]
@@ -71,19 +72,22 @@ def profile(found: Sinks) -> go.Figure:
             row=row,
             col=1,
         )
-    weakest = int(table["first_mass"][3:].idxmin()) if len(table) > 4 else 0
-    strongest = table["first_mass"].idxmax()
+    mass = table["first_mass"]
+    strongest = int(mass.idxmax())
+    weakest = int(mass[min(3, len(mass) - 1) :].idxmin())  # the first layers have no sinks yet
+    band = "; band: 95% bootstrap interval over texts" if len(found.texts) > 1 else ""
     styled(
         figure,
-        title=f"Sinks of {found.manifest.name} by layer: most at layer {strongest}, "
-        f"least past the first three at layer {weakest}",
-        subtitle=f"means over {len(found.texts)} texts; band: 95% bootstrap interval over texts",
+        title=f"The first token gets {decimal(mass[strongest])} of the attention of {found.manifest.name} at layer "
+        f"{strongest}, {decimal(mass[weakest])} at layer {weakest}",
+        subtitle=f"means over {len(found.texts)} texts{band}",
         width=860,
         height=900,
     )
     figure.update_yaxes(rangemode="tozero")
-    figure.update_yaxes(type="log", row=4, col=1, dtick=1)
+    figure.update_yaxes(type="log", row=4, col=1, dtick=1, tickformat=",")
     figure.update_xaxes(title_text="layer", row=4, col=1)
+    figure.update_xaxes(range=[-0.5, len(table) - 0.5])
     for note in figure.layout.annotations:  # type: ignore[attr-defined]
         note.update(font={"size": 14, "color": INK}, x=0, xanchor="left")
     return figure
@@ -119,7 +123,7 @@ def token_figure(found: Sinks) -> go.Figure:
         title=f"Beside the first token ({float(share[0]):.0%} of heads), {strings[strongest]!r} is the strongest sink "
         f"({float(later.max()):.0%})",
         subtitle=f"the text {found.texts['name'][text]!r}; colour: share of heads whose sink the token is (the scale "
-        f"ends at the strongest later one)",
+        f"ends at the strongest later one); tokens with fewer than {found.min_rows} queries are not judged",
         width=1280,
         height=150 + 27 * rows,
     )
@@ -171,11 +175,16 @@ def cause_figure(found: Sinks) -> go.Figure:
         figure,
         title=f"Dimension {found.dims[0]} zeroed on the first token: loss of {name} {found.condition(NONE):.2f} to "
         f"{found.condition(ZERO):.2f}{repaired}",
-        subtitle=f"set in the stream after layer {layer}; a dot a text; attention: mean over the layers after it",
+        subtitle=f"first token's stream set after layer {layer}; bars: means, a dot a text; attention: mean over the "
+        f"layers after it",
         width=980,
         height=480,
     )
-    figure.update_layout(margin={"t": 116, "b": 90})
+    figure.update_layout(margin={"t": 116})
+    figure.update_xaxes(
+        tickmode="array", tickvals=names, ticktext=[name.replace(" ", "<br>", 1) for name in names], tickangle=0,
+        showgrid=False,
+    )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
     figure.update_annotations(font={"size": 14, "color": INK})
     return figure

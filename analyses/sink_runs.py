@@ -32,12 +32,13 @@ CONDITIONS = (NONE, ZERO, MEAN, CONTROL, RANDOM, ONLY)
 
 
 class SinkObserver:
-    """Column means [layers][heads, keys], first-token masses [layers][heads, queries], value norm ratios [layers]."""
+    """By layer: column means [heads, keys], first-token masses [heads, queries], value norm ratios [heads], windows."""
 
     def __init__(self) -> None:
         self.received: dict[int, Tensor] = {}
         self.mass: dict[int, Tensor] = {}
         self.value_ratio: dict[int, Tensor] = {}
+        self.windows: dict[int, int | None] = {}
 
     def request(self, call: AttentionCall) -> Request:
         first = torch.zeros(1, 1, 1, call.key.shape[2], dtype=torch.bool, device=call.key.device)
@@ -46,6 +47,7 @@ class SinkObserver:
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
         assert statistics.received is not None and statistics.mass is not None
+        self.windows[call.layer] = call.mask.window
         self.received[call.layer] = statistics.received[0].cpu()
         self.mass[call.layer] = statistics.mass[0, ..., 0].cpu()
         ratio = value_norm_ratio(call.value[0].detach()).cpu()
@@ -100,6 +102,7 @@ def measure(model: Model, stream: ResidualStream, tokens: Tokens, *, least: floa
         "column_means": observer.column_means().tolist(),
         "first_mass": observer.first_mass().tolist(),
         "value_ratio": torch.stack([observer.value_ratio[layer] for layer in sorted(observer.value_ratio)]).tolist(),
+        "windows": [observer.windows[layer] for layer in sorted(observer.windows)],
         "first": first,
         "peaks": peaks,
         "massive": entries,

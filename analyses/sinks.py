@@ -32,11 +32,10 @@ from probe.analyses import sink_runs
 from probe.analyses.figure_style import decimal
 from probe.analyses.head_tables import head_table
 from probe.analyses.intervals import bootstrap_mean
-from probe.analyses.massive_activations import LEAST, RATIO, steps
+from probe.analyses.massive_activations import LEAST, steps
 from probe.analyses.sink_runs import CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
-from probe.analyses.sink_statistics import EPSILON, later_per_head, row_counts, share_of_heads, sink_rate
-from probe.analyses.sink_texts import TEXTS, Prose
-from probe.errors import UsageError
+from probe.analyses.sink_settings import Settings, run_config
+from probe.analyses.sink_statistics import later_per_head, row_counts, share_of_heads, sink_rate
 from probe.manifest import Recorder
 from probe.residual import ResidualStream
 from probe.results import Result
@@ -65,6 +64,7 @@ class Sinks(Result):
     phi: one [layers - 1, keys] per text, entering the layers from 1 on; empty without massive dimensions.
     causes: one row per text and condition: condition, dim, layer it was set after, value, loss, rise, and the attention
     to the first token in all layers after that one (attention).
+    windows: keys that a query sees, by layer; None for all before it.
     rule, threshold, min_rows: what a later sink is. epsilon: of the sink rate.
     """
 
@@ -80,6 +80,7 @@ class Sinks(Result):
     massive: pd.DataFrame
     phi: list[Tensor]
     causes: pd.DataFrame
+    windows: tuple[int | None, ...]
     rule: str
     threshold: float
     min_rows: int
@@ -90,12 +91,14 @@ class Sinks(Result):
         """Which tokens of a text are sinks of which heads, by this rule: [layers, heads, keys] bool."""
         chosen: Any = rule or self.rule
         means = self.column_means[text]
-        return sinks(
-            means,
-            row_counts(means.shape[-1]),
-            rule=chosen,
-            threshold=self.threshold if chosen == self.rule else THRESHOLDS[chosen],
-            min_rows=self.min_rows if min_rows is None else min_rows,
+        rows = row_counts(means.shape[-1])
+        level = self.threshold if chosen == self.rule else THRESHOLDS[chosen]
+        least = self.min_rows if min_rows is None else min_rows
+        return torch.stack(
+            [
+                sinks(of_layer, rows, rule=chosen, threshold=level, min_rows=least, window=window)
+                for of_layer, window in zip(means, self.windows, strict=True)
+            ]
         )
 
     def sink_rate(self) -> Tensor:
@@ -181,11 +184,14 @@ class Sinks(Result):
         row = self.causes.iloc[0]
         dim, layer = self.dims[0], int(row["layer"])
         largest = float(self.first[:, :, 0].abs().max())
+        mean = f"set to its mean over other texts, to {self.condition(MEAN):.2f}"
+        if len(self.texts) == 1:
+            mean = "setting it to its mean over other texts needs several texts"
         lines += [
             f"dimension {dim} of the first token reaches {largest:,.0f}; "
             f"massive on first tokens: {', '.join(map(str, self.dims))}",
             f"set to zero after layer {layer}, the loss goes from {self.condition(NONE):.2f} to "
-            f"{self.condition(ZERO):.2f}; set to its mean over other texts, to {self.condition(MEAN):.2f}; "
+            f"{self.condition(ZERO):.2f}; {mean}; "
             f"control dimension zeroed {self.condition(CONTROL):.2f}, random ones {self.condition(RANDOM):.2f}, "
             f"all but this one {self.condition(ONLY):.2f}",
             f"attention to the first token after layer {layer}: {decimal(self.condition(NONE, 'attention'))}, with the "
@@ -214,52 +220,6 @@ class Sinks(Result):
         return drawn | ({"causes": cause_figure(self)} if self.dims else {})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options of `run`, checked; `config` names a run folder."""
-
-    texts: tuple[Prose, ...] = TEXTS
-    rule: Rule = "absolute"
-    threshold: float | None = None
-    min_rows: int = 16
-    epsilon: float = EPSILON
-    least: float = LEAST
-    ratio: float = RATIO
-    randoms: int = 3
-    seed: int = 0
-    max_tokens: int | None = None
-
-    def __post_init__(self) -> None:
-        if not self.texts:
-            raise UsageError("expected at least one text, got none")
-        if self.randoms < 1 or not self.epsilon > 0 or not self.least > 0 or not self.ratio > 0:
-            raise UsageError("expected randoms of at least 1 and epsilon, least and ratio above 0")
-        if self.max_tokens is not None and self.max_tokens < 2:
-            raise UsageError(f"--max-tokens: expected at least 2, got {self.max_tokens}")
-        one = torch.ones(1)
-        sinks(one, one, rule=self.rule, threshold=self.threshold, min_rows=self.min_rows)
-
-    @property
-    def level(self) -> float:
-        """The rule's threshold."""
-        return THRESHOLDS[self.rule] if self.threshold is None else self.threshold
-
-    def config(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON."""
-        return {
-            "texts": [{"name": each.name, "text": each.text} for each in self.texts],
-            "rule": self.rule,
-            "threshold": self.level,
-            "min_rows": self.min_rows,
-            "epsilon": self.epsilon,
-            "least": self.least,
-            "ratio": self.ratio,
-            "randoms": self.randoms,
-            "seed": self.seed,
-            "max_tokens": self.max_tokens,
-        }
-
-
 @torch.no_grad()
 def run(
     model: Model, *, settings: Settings | None = None, out: RunFolder | str | Path | None = None,
@@ -279,12 +239,6 @@ def run(
         return _kept(model, chosen, folder, progress)
 
 
-def run_config(model: Model, settings: Settings) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "sinks", "weights": model.weights_hash, "dtype": dtype, **settings.config()}
-
-
 def _kept(model: Model, settings: Settings, folder: RunFolder, progress: Progress | None) -> Sinks:
     if folder.finished:
         return Sinks.load(folder.path)
@@ -295,10 +249,8 @@ def _kept(model: Model, settings: Settings, folder: RunFolder, progress: Progres
 
 def _measured(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Sinks:
     before = 0.0 if folder is None else folder.seconds
-    recorder = Recorder(
-        model, analysis="sinks", options=settings.config(), seed=settings.seed, before=before
-    )  # fmt: skip
-    prompts = [_tokens(model, each, settings.max_tokens) for each in settings.texts]
+    recorder = Recorder(model, analysis="sinks", options=settings.config(), seed=settings.seed, before=before)
+    prompts = settings.prompts(model)
     stream = ResidualStream(model)
     done: list[dict[str, Any]] = [] if folder is None else folder.samples()
     total = 2 * len(prompts)
@@ -317,19 +269,6 @@ def _measured(model: Model, settings: Settings, folder: RunFolder | None, progre
     for tokens, target in list(zip(prompts, targets, strict=False))[len(done) - len(prompts) :]:
         keep(sink_runs.cause(model, stream, tokens, target))
     return _result(model, settings, stream, measured, done[len(prompts) :], recorder)
-
-
-def _tokens(model: Model, prose: Prose, limit: int | None):
-    tokens = model.tokens(prose.text)
-    if limit is not None and len(tokens) > limit:
-        tokens = model.tokens(prose.text[: tokens.offsets[limit - 1][1]])
-    if len(tokens) < 2:
-        raise UsageError(f"expected texts of at least 2 tokens, got {prose.name} with {len(tokens)}")
-    if len(tokens) > model.context:
-        raise UsageError(
-            f"{prose.name} has {len(tokens)} tokens and {model.name} {model.context} positions: give --max-tokens"
-        )
-    return tokens
 
 
 def _result(
@@ -375,6 +314,7 @@ def _result(
         massive=pd.DataFrame(entries, columns=["text", "layer", "block", "position", "token", "dim", "value", "ratio"]),
         phi=[torch.tensor(sample["phi"]) for sample in caused],
         causes=pd.DataFrame(causes, columns=columns),
+        windows=tuple(measured[0]["windows"]),
         rule=settings.rule,
         threshold=settings.level,
         min_rows=settings.min_rows,

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
-from probe import UsageError
 from probe.analyses import sink_runs, sink_scores, sinks
 from probe.analyses.sink_runs import CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
+from probe.analyses.sink_settings import Settings
 from probe.analyses.sink_statistics import row_counts
-from probe.analyses.sink_texts import TEXTS, Prose, from_files
-from probe.analyses.sinks import Settings, Sinks
+from probe.analyses.sink_texts import TEXTS
+from probe.analyses.sinks import Sinks
 from probe.models import Model
 from probe.runs import RunFolder
 
@@ -155,24 +156,14 @@ def test_the_scores_agree_with_those_of_probe_heads(llama: Model):
     torch.testing.assert_close(observer.first_mass(), expected, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "options, words",
-    [
-        ({"texts": ()}, "at least one text"),
-        ({"max_tokens": 1}, "--max-tokens: expected at least 2, got 1"),
-        ({"rule": "most"}, "expected a sink rule"),
-        ({"min_rows": 0}, "min_rows"),
-        ({"randoms": 0}, "randoms"),
-    ],
-)
-def test_mistakes_are_one_line(options, words):
-    with pytest.raises(UsageError, match=words):
-        Settings(**options)
-
-
-def test_texts_that_do_not_fit(llama: Model, tmp_path):
-    with pytest.raises(UsageError, match="at least 2 tokens, got word with 1"):
-        sinks.run(llama, settings=Settings(texts=(Prose("word", "Word"),)))
-    (tmp_path / "long.txt").write_text("word " * 9000)
-    with pytest.raises(UsageError, match=r"long.txt has \d+ tokens and llama 8192 positions: give --max-tokens"):
-        sinks.run(llama, settings=Settings(texts=from_files([tmp_path / "long.txt"])))
+def test_a_window_lowers_what_even_attention_gives(found: Sinks):
+    """Attention that is even over what it sees has no sinks, in windowed layers too."""
+    i, j = torch.arange(200)[:, None], torch.arange(200)
+    means = []
+    for window in (4, 200):
+        seen = (j <= i) & (i - j < window)
+        means.append((seen / seen.sum(-1, keepdim=True)).sum(0) / row_counts(200))
+    even = replace(found, column_means=[torch.stack(means)[:, None]], windows=(4, None))
+    assert not even.found(0, rule="alpha_times_uniform", min_rows=1).any()
+    blind = replace(even, windows=(None, None))
+    assert blind.found(0, rule="alpha_times_uniform", min_rows=1)[0, 0, 180:].any()  # late columns are short ones
