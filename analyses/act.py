@@ -148,8 +148,13 @@ def options(
         raise UsageError(f"--layers: expected layers within 0..{model.n_layers - 1}, got {list(own)}")
     if not 1 <= k <= len(own) * model.n_heads // 2:
         raise UsageError(f"--heads: expected 1 to {len(own) * model.n_heads // 2}, half of the candidates, got {k}")
+    if draws < 1:
+        raise UsageError(f"--draws: expected at least 1, got {draws}")
+    PRESETS[preset]((), **settings)  # refuses what it cannot follow
+    examples = classification.sentiment() if examples is None else examples
+    classification.check(examples, "examples")
     return Plan(
-        examples=tuple(classification.sentiment() if examples is None else examples),
+        examples=tuple(examples),
         preset=preset, k=k, layers=own, draws=draws, sweep=sweep, seed=seed, settings=settings,
     )  # fmt: skip
 
@@ -284,9 +289,9 @@ def gradients(model: Model, scorer: Scorer, intervention: CalibrateSinks) -> Ten
         with torch.enable_grad(), model.intervene(Blend(intervention, gates)):
             for places, scores in scorer.batches():
                 loss = losses(scores, answers[places].to(scores.device)).sum() / len(answers)
-                loss.backward()
+                if loss.requires_grad:  # unless no sink was found, or nothing is taken from those that were
+                    loss.backward()
     finally:
         for parameter in weights:
             parameter.requires_grad_(True)
-    assert gates.grad is not None
-    return gates.grad.double().cpu()
+    return (torch.zeros_like(gates) if gates.grad is None else gates.grad).double().cpu()

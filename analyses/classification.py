@@ -69,14 +69,21 @@ def read(path: Path) -> list[Example]:
                 f'{path}, line {number}: expected {{"prompt": ..., "labels": [...], "answer": a label, "split": '
                 f'"calibration" or a name}} ({type(error).__name__}: {error})'
             ) from None
-    splits = {example.split for example in found}
+    check(found, str(path))
+    return found
+
+
+def check(examples: Sequence[Example], name: str) -> None:
+    """Raises UsageError unless there is something to calibrate on and something to test on, with the same labels."""
+    splits = {example.split for example in examples}
     if "calibration" not in splits or len(splits) < 2:
         raise UsageError(
-            f'{path}: expected a split "calibration" and at least one other, got {sorted(splits) or "none"}'
+            f'{name}: expected a split "calibration" and at least one other, got {sorted(splits) or "none"}'
         )
-    if len({example.labels for example in found}) > 1:
-        raise UsageError(f"{path}: expected the same labels in every line")
-    return found
+    if len({example.labels for example in examples}) > 1:
+        raise UsageError(f"{name}: expected the same labels in every line")
+    if len(examples[0].labels) < 2:
+        raise UsageError(f"{name}: expected at least two labels, got {list(examples[0].labels)}")
 
 
 class Scorer:
@@ -132,16 +139,17 @@ def losses(scores: Tensor, answers: Tensor) -> Tensor:
 def area_under_curve(scores: Tensor, answers: Tensor) -> float:
     """ROC AUC of one label's log-odds against the others', averaged over labels; 0.5 is chance, NaN with one class.
 
-    It does not change when every example's scores are shifted alike, so a label-prior shift leaves it as it is.
+    With two labels a constant added to a label's scores leaves it as it is, and so does a shift of the label prior.
     """
     from sklearn.metrics import roc_auc_score
 
-    log_odds = scores - (1 - scores.exp()).clamp(min=1e-300).log()
-    present = [label for label in range(scores.shape[1]) if 0 < int((answers == label).sum()) < len(answers)]
-    if not present:
-        return float("nan")
-    areas = [roc_auc_score((answers == label).numpy(), log_odds[:, label].numpy()) for label in present]
-    return float(sum(areas) / len(areas))
+    areas = []
+    for label in range(scores.shape[1]):
+        right = answers == label
+        if right.any() and not right.all():
+            others = torch.cat([scores[:, :label], scores[:, label + 1 :]], 1)
+            areas.append(roc_auc_score(right.numpy(), (scores[:, label] - others.logsumexp(1)).numpy()))
+    return float(sum(areas) / len(areas)) if areas else float("nan")
 
 
 def fitted_bias(scores: Tensor, answers: Tensor) -> Tensor:

@@ -41,12 +41,15 @@ def main(options: Options) -> None:
     )
     if options.dry_run:
         passes = sum(sizes.values()) * (4 + plan.draws) + sizes["calibration"] * (plan.sweep + 3)
-        click.echo(f"about {passes:,} prompts to read")
+        if options.as_json:
+            click.echo(json.dumps({"prompts": passes, "folder": str(folder), "splits": sizes}))
+        else:
+            click.echo(f"about {passes:,} prompts to read")
         return
     with (
         continuing(folder),
         RunFolder(folder, config) as run_folder,
-        bar("prompts", quiet=options.quiet) as progress,
+        bar("runs", quiet=options.quiet) as progress,
     ):
         found = act.carry_out(model, plan, folder=run_folder, progress=progress)
     pictures = save_pictures(found.figures(), folder / "figures")
