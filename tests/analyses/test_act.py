@@ -81,7 +81,8 @@ def test_conditions_are_what_the_interventions_give(found, llama, scorer):
     every = [Head(layer, head) for layer in LAYERS for head in range(9)]
     assert value(act.ALL, "calibration", "nll") == loss(llama, scorer, every)
     swept = found.heads.dropna(subset=["effect"]).iloc[0]
-    assert swept["effect"] == pytest.approx(loss(llama, scorer, [Head(swept["layer"], swept["head"])]) - plain, abs=1e-9)
+    alone = loss(llama, scorer, [Head(swept["layer"], swept["head"])])
+    assert swept["effect"] == pytest.approx(alone - plain, abs=1e-9)
 
 
 def test_the_gradient_tells_which_way_the_loss_goes(found, llama, scorer):
