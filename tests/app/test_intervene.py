@@ -61,7 +61,9 @@ def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert {"calibration", "test"} <= {line.strip() for line in lines}
     rows = [line.split() for line in lines if line.startswith("label bias alone")]
-    assert rows[1][3:] == [f"{found.value('label bias alone', 'test', number):.3f}" for number in ("accuracy", "nll", "auc")]
+    assert rows[1][3:] == [
+        f"{found.value('label bias alone', 'test', number):.3f}" for number in ("accuracy", "nll", "auc")
+    ]
     assert found.verdict("test") in lines
     assert lines[-1] == "calibrated: " + " ".join(map(str, sorted(found.chosen)))
     assert lines[-2].startswith("gradient filter against 3 heads run alone: Spearman ")
