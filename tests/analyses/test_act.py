@@ -89,7 +89,7 @@ def test_conditions_are_what_the_interventions_give(found, llama, scorer):
 def test_the_gradient_tells_which_way_the_loss_goes(found, llama, scorer):
     """The heads it puts first and last, each calibrated alone: the loss falls and rises by about that much."""
     plain = found.value(act.NONE, "calibration", "nll")
-    for place in (0, 1, -2, -1):
+    for place in (0, -1):
         row = found.heads.iloc[place]
         effect = loss(llama, scorer, [Head(row["layer"], row["head"])]) - plain
         assert effect / row["gradient"] == pytest.approx(1, abs=0.5), (row["name"], row["gradient"], effect)
