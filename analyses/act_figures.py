@@ -47,7 +47,7 @@ def condition_bars(found: Calibration) -> go.Figure:
         width=980,
         height=440,
     )
-    figure.update_layout(margin={"l": 170, "t": 120, "b": 90}, legend={"orientation": "h", "y": -0.16})
+    figure.update_layout(margin={"l": 170, "t": 100, "b": 90}, legend={"orientation": "h", "y": -0.16})
     return figure
 
 
