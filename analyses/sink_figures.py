@@ -121,9 +121,9 @@ def token_figure(found: Sinks) -> go.Figure:
     styled(
         figure,
         title=f"Beside the first token ({float(share[0]):.0%} of heads), {strings[strongest]!r} is the strongest sink "
-        f"({float(later.max()):.0%})",
-        subtitle=f"the text {found.texts['name'][text]!r}; colour: share of heads whose sink the token is (the scale "
-        f"ends at the strongest later one); tokens with fewer than {found.min_rows} queries are not judged",
+        f"of {found.texts['name'][text]} ({float(later.max()):.0%})",
+        subtitle="the text with the most later sinks; colour: share of heads whose sink the token is (the scale ends "
+        f"at the strongest later one); the last {found.min_rows - 1} tokens have too few queries to be judged",
         width=1280,
         height=150 + 27 * rows,
     )

@@ -21,7 +21,7 @@ def test_both_thresholds_must_be_passed():
 def test_phi_is_the_share_of_the_norm_in_the_chosen_dimensions():
     stream = torch.tensor([[0.0, 6.0, 0.0, 8.0], [0.0, -3.0, 0.0, 0.0]])
     assert phi(stream, [1, 2]).tolist() == pytest.approx([6 / 5, 2.0])  # RMS 5; sqrt(hidden) where all is in one
-    assert phi(stream, [0]).tolist() == [0.0, 0.0]
+    assert phi(stream, [0]).tolist() == [0.0, 0.0] and phi(stream, [3, 1])[0] == pytest.approx(8 / 5)
     with pytest.raises(ValueError, match="at least one dimension"):
         phi(stream, [])
 

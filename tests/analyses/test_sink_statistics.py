@@ -32,6 +32,7 @@ def test_share_of_heads_and_the_layers_where_it_is_most():
     found[1, 0, 1] = True
     share, layers = share_of_heads(found)
     assert share.tolist() == pytest.approx([1.0, 0.5, 0.0, 0.0]) and layers.tolist() == [2, 1, 0, 0]
+    assert share_of_heads(found[:, :2, 1:2])[1].tolist() == [1]  # one head of two is not most of them
     assert later_per_head(found).tolist() == [[1, 1, 0], [1, 0, 0]]
 
 

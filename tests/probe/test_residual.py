@@ -78,6 +78,29 @@ def test_what_is_set_is_what_the_next_layer_reads():
     torch.testing.assert_close(watch(model, stream)[1, "mlp"], before[1, "mlp"])
 
 
+def test_what_is_set_leaves_the_layers_own_output_and_its_form_alone():
+    model = tiny("llama")
+    stream, layer = ResidualStream(model), model.hf.model.layers[0]
+    kept = {}
+    layer.register_forward_hook(lambda module, args, output: kept.update(own=output) or (output, "cache"))
+    with stream.setting(0, 2, [5], 3.0):
+
+        def unpack(module, args, output):
+            states, kept["beside"] = output
+            return states
+
+        layer.register_forward_hook(unpack)
+        watched = watch(model, stream)
+    assert kept["beside"] == "cache" and watched[0, "mlp"][0, 2, 5] == 3.0 != kept["own"][0, 2, 5]
+
+
+def test_the_outermost_module_list_holds_the_layers():
+    model = tiny("llama")
+    for layer in model.hf.model.layers:
+        layer.attentions = torch.nn.ModuleList([layer.self_attn])
+    assert ResidualStream(model).layers == list(model.hf.model.layers)
+
+
 def test_mistakes_are_one_line():
     model = tiny("llama")
     stream = ResidualStream(model)

@@ -118,6 +118,13 @@ def test_left_padding_changes_nothing(rule):
     assert found.tolist() == [False] * 7 + expected.tolist()
 
 
+def test_even_attention_behind_padding_has_no_sinks():
+    real = torch.arange(60) >= 40
+    c, rows = column_means(maps(60, start=40), real)
+    assert not sinks(c, rows, rule="alpha_times_uniform", threshold=1.01, real=real).any()
+    assert sinks(c, rows, rule="alpha_times_uniform", threshold=0.99, real=real).tolist() == real.tolist()
+
+
 def test_padding_and_empty_columns_are_no_sinks():
     c = torch.tensor([[0.9, 0.9, torch.nan]])
     found = sinks(c, torch.tensor([2, 2, 0]), rule="absolute", real=torch.tensor([False, True, True]))
