@@ -84,13 +84,18 @@ class Calibration(Result):
         rows = self.conditions.query("condition == @condition and split == @split")
         return float(rows[number].mean())
 
+    def explained(self, split: str) -> float | None:
+        """Share of the best heads' gain in loss that the label bias alone reaches; None where they gain nothing."""
+        none, best, bias = (self.value(condition, split, "nll") for condition in (NONE, BEST, BIAS))
+        return None if best >= none else (none - bias) / (none - best)
+
     def verdict(self, split: str) -> str:
         """One sentence: how much of the gain a shift of the label prior explains on a split."""
         none, best, bias = (self.value(condition, split, "nll") for condition in (NONE, BEST, BIAS))
         areas = [self.value(condition, split, "auc") for condition in (NONE, BEST)]
-        if best >= none:
+        share = self.explained(split)
+        if share is None:
             return f"{split}: the calibrated heads do not help (loss {none:.3f} to {best:.3f})"
-        share = (none - bias) / (none - best)
         return (
             f"{split}: loss {none:.3f} to {best:.3f}; a label bias alone reaches {bias:.3f} ({share:.0%} of the gain); "
             f"AUC {areas[0]:.3f} to {areas[1]:.3f}"
@@ -108,7 +113,7 @@ class Calibration(Result):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a run does. `config()` names its folder."""
+    """What a run does."""
 
     examples: tuple[Example, ...]
     preset: str = "release"
@@ -172,9 +177,15 @@ def run(
     """
     plan = options(model, **chosen)
     if out is not None and not isinstance(out, RunFolder):
-        with RunFolder(out, plan.config()) as folder:
+        with RunFolder(out, run_config(model, plan)) as folder:
             return carry_out(model, plan, folder=folder, progress=progress)
     return carry_out(model, plan, folder=out, progress=progress)
+
+
+def run_config(model: Model, plan: Plan) -> dict[str, Any]:
+    """What a run folder must have been made with to be continued."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"analysis": "act", "weights": model.weights_hash, "dtype": dtype, **plan.config()}
 
 
 def carry_out(

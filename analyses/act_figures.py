@@ -39,7 +39,11 @@ def condition_bars(found: Calibration) -> go.Figure:
                 col=column,
             )
     figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
-    title = f"Calibrating sinks in {found.k} heads, and what a label bias does by itself"
+    tested = next(split for split in splits if split != "calibration")
+    share = found.explained(tested)
+    title = f"Calibrating sinks in {found.k} heads does not lower the loss ({tested} split)"
+    if share is not None:
+        title = f"A label bias alone explains {share:.0%} of what calibrating {found.k} heads gains ({tested} split)"
     figure = styled(
         figure,
         title=title,

@@ -21,7 +21,6 @@ from probe.errors import UsageError
 if TYPE_CHECKING:
     from probe.models import Model
 
-SPLITS = ("calibration", "test", "hard")
 # the words of the paper's own prompt for SST-2 (its released code), without the blank at the end, which is the label's
 PROMPT = (
     "Classify the sentiment of the user's message into one of the following categories:'positive' or 'negative'.\n\n"

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from probe.kernels.contract import Request as Request
     from probe.models import Model as Model
     from probe.models import load as load
-    from probe.models import wrap as wrap
     from probe.recording import AttentionStats as AttentionStats
     from probe.results import Result as Result
     from probe.tokens import Tokens as Tokens
+    from probe.wrapping import wrap as wrap
 
 # Imported on first use, so that `import probe` and the command line's --help stay instant.
 _HOMES = {
@@ -46,7 +46,7 @@ _HOMES = {
     "Tokens": "probe.tokens",
     "UsageError": "probe.errors",
     "load": "probe.models",
-    "wrap": "probe.models",
+    "wrap": "probe.wrapping",
 }
 
 __all__ = [

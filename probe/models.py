@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from probe import decoding, manifest
 from probe.attention import engaged, interventions_on, text_config
 from probe.capture import Capture, Capturing
-from probe.errors import ProbeError, UsageError
+from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import HeadOutputs, RecordOutputs
@@ -25,7 +25,7 @@ from probe.kernels.contract import Request
 from probe.recording import AttentionStats, Recording, request_for
 from probe.seam import Seam, check_seam
 from probe.sources import Source, load_weights, resolve
-from probe.tokens import Tokens, chat, ids_hash, tokenize
+from probe.tokens import Tokens, chat, filler, ids_hash, padded, tokenize
 
 if TYPE_CHECKING:
     from nnsight.modeling.transformers import TransformersModel
@@ -60,47 +60,6 @@ def load(
         revision=revision,
     )
     return Model(hf, tokenizer, source=source, implementation=implementation)
-
-
-def wrap(
-    given: PreTrainedModel | TransformerBridge | TransformersModel,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    implementation: str = "auto",
-) -> Model:
-    """A Model around what is loaded already: a transformers model, a TransformerLens bridge or an nnsight model.
-
-    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizer that they
-    have. From then on a bridge's attention runs through the engine, as probe.lens says. A transformers model needs its
-    tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
-    """
-    found: Any = given
-    family = {base.__module__.split(".")[0] for base in type(given).__mro__}
-    hf: object = given
-    door = None
-    if "transformer_lens" in family and hasattr(found, "original_model"):
-        from probe.lens import through_engine
-
-        hf, door = found.original_model, "lens"
-        tokenizer = found.tokenizer if tokenizer is None else tokenizer
-        if isinstance(hf, PreTrainedModel):
-            through_engine(found, implementation=implementation)
-    elif "nnsight" in family and hasattr(found, "_module"):
-        hf, door = found._module, "nnsight"
-        tokenizer = getattr(found, "tokenizer", None) if tokenizer is None else tokenizer
-    if not isinstance(hf, PreTrainedModel):
-        raise UsageError(
-            "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "
-            f"got {type(given).__name__}"
-        )
-    if any(parameter.is_meta for parameter in hf.parameters()):
-        raise UsageError(f"the {type(given).__name__} has no weights yet: load it first (nnsight: dispatch=True)")
-    if tokenizer is None:
-        raise UsageError(f"expected a tokenizer for the {type(given).__name__}: pass tokenizer=")
-    model = Model(hf, tokenizer, implementation=implementation)
-    if door is not None:
-        model.__dict__[door] = given
-    return model
 
 
 @dataclass(frozen=True)
@@ -307,7 +266,7 @@ class Model:
                 ids.to(self.device),
                 attention_mask=torch.ones_like(ids, device=self.device),
                 max_new_tokens=max_new_tokens,
-                pad_token_id=_filler(self.tokenizer),
+                pad_token_id=filler(self.tokenizer),
                 **options,
             )
         new = output[0, ids.shape[1] :].cpu()
@@ -399,7 +358,7 @@ class Model:
         if isinstance(prompt, Tensor):
             ids, padding = (prompt if prompt.ndim == 2 else prompt[None]), None
         else:
-            ids, padding = _padded([self.tokens(text).ids for text in prompt], self.tokenizer, padding_side)
+            ids, padding = padded([self.tokens(text).ids for text in prompt], self.tokenizer, padding_side)
         if ids.dtype != torch.int64 or ids.numel() == 0:
             raise UsageError(f"expected at least one token id (int64), got {list(ids.shape)} of {ids.dtype}")
         self._fits(ids.shape[1])
@@ -417,30 +376,3 @@ class Model:
             options["logits_to_keep"] = logits_to_keep
         logits = self.hf(input_ids=ids.to(self.device), use_cache=False, **options).logits
         return logits[:, -logits_to_keep:] if logits_to_keep else logits
-
-
-def _filler(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The id that fills up short rows: the padding token, else the end token."""
-    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
-    return next((token for token in candidates if isinstance(token, int)), None)
-
-
-def _padded(rows: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[Tensor, Tensor | None]:
-    """Rows of ids as one [batch, tokens] tensor and its mask (True for tokens), padded on `side`."""
-    if side not in ("left", "right"):
-        raise UsageError(f"padding_side must be 'left' or 'right', got {side!r}")
-    if not rows:
-        raise UsageError("expected at least one prompt, got none")
-    length = max(len(row) for row in rows)
-    if all(len(row) == length for row in rows):
-        return torch.stack(list(rows)), None
-    filler = _filler(tokenizer)
-    if filler is None:
-        raise ProbeError("the tokenizer has neither a padding nor an end token: run the prompts one by one")
-    ids = torch.full((len(rows), length), filler, dtype=torch.int64)
-    mask = torch.zeros(len(rows), length, dtype=torch.bool)
-    for row, tokens in enumerate(rows):
-        place = slice(length - len(tokens), None) if side == "left" else slice(0, len(tokens))
-        ids[row, place] = tokens
-        mask[row, place] = True
-    return ids, mask

@@ -7,6 +7,7 @@ the start of a text, so an id search finds the wrong place or none.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -198,3 +199,30 @@ def _trailing_blanks(name: str) -> int:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def filler(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The id that fills up short rows: the padding token, else the end token."""
+    candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+    return next((token for token in candidates if isinstance(token, int)), None)
+
+
+def padded(rows: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase, side: str) -> tuple[Tensor, Tensor | None]:
+    """Rows of ids as one [batch, tokens] tensor and its mask (True for tokens), padded on `side`."""
+    if side not in ("left", "right"):
+        raise UsageError(f"padding_side must be 'left' or 'right', got {side!r}")
+    if not rows:
+        raise UsageError("expected at least one prompt, got none")
+    length = max(len(row) for row in rows)
+    if all(len(row) == length for row in rows):
+        return torch.stack(list(rows)), None
+    fill = filler(tokenizer)
+    if fill is None:
+        raise ProbeError("the tokenizer has neither a padding nor an end token: run the prompts one by one")
+    ids = torch.full((len(rows), length), fill, dtype=torch.int64)
+    mask = torch.zeros(len(rows), length, dtype=torch.bool)
+    for row, tokens in enumerate(rows):
+        place = slice(length - len(tokens), None) if side == "left" else slice(0, len(tokens))
+        ids[row, place] = tokens
+        mask[row, place] = True
+    return ids, mask

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 import probe
@@ -12,7 +10,7 @@ from probe.app.cli.intervene import Options
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import show
 from probe.figures import save_pictures
-from probe.manifest import weights_hash
+from probe.jsonable import dumps, plain
 from probe.runs import RunFolder, default_folder
 
 
@@ -30,7 +28,7 @@ def main(options: Options) -> None:
         seed=options.seed,
         beta=options.beta,
     )
-    config = plan.config() | {"weights": weights_hash(model), "dtype": str(model.dtype)}
+    config = act.run_config(model, plan)
     folder = options.out or default_folder("act", options.model, config)
     sizes = {split: sum(each.split == split for each in plan.examples) for split in {e.split for e in plan.examples}}
     splits = ", ".join(f"{count} {split}" for split, count in sorted(sizes.items()))
@@ -42,7 +40,7 @@ def main(options: Options) -> None:
     if options.dry_run:
         passes = sum(sizes.values()) * (4 + plan.draws) + sizes["calibration"] * (plan.sweep + 3)
         if options.as_json:
-            click.echo(json.dumps({"prompts": passes, "folder": str(folder), "splits": sizes}))
+            click.echo(dumps(plain({"prompts": passes, "folder": str(folder), "splits": sizes})))
         else:
             click.echo(f"about {passes:,} prompts to read")
         return
@@ -54,7 +52,7 @@ def main(options: Options) -> None:
         found = act.carry_out(model, plan, folder=run_folder, progress=progress)
     pictures = save_pictures(found.figures(), folder / "figures")
     if options.as_json:
-        click.echo(json.dumps(found.to_dict() | {"agreement": found.agreement(), "folder": str(folder)}))
+        click.echo(dumps(found.to_dict() | plain({"agreement": found.agreement(), "folder": str(folder)})))
         return
     print_found(found)
     note(f"saved in {folder}, {len(pictures)} pictures", quiet=options.quiet)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from probe.app.cli.options import Numbers, shared
+from probe.app.cli.options import Numbers, Shared, shared
 from probe.errors import UsageError
 
 KINDS = ("retrieval", "induction", "previous-token", "duplicate-token", "copying", "sink")
@@ -16,20 +16,10 @@ FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Shared):
     """What was typed, by option name; each is documented by its help text."""
 
-    model: str
-    revision: str | None
-    device: str | None
-    dtype: str | None
-    seed: int
-    out: Path | None
-    layers: tuple[int, ...] | None
     max_tokens: int | None
-    dry_run: bool
-    as_json: bool
-    quiet: bool
     kinds: tuple[str, ...]
     lengths: tuple[int, ...] | None
     depths: tuple[float, ...] | None

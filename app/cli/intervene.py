@@ -8,31 +8,21 @@ from typing import Any
 
 import click
 
-from probe.app.cli.options import shared
+from probe.app.cli.options import Shared, shared
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Shared):
     """What was typed, by option name; each is documented by its help text."""
 
-    model: str
-    revision: str | None
-    device: str | None
-    dtype: str | None
-    seed: int
-    out: Path | None
-    layers: tuple[int, ...] | None
     task: Path | None
     preset: str
     beta: float
     k: int
     draws: int
     sweep: int
-    dry_run: bool
-    as_json: bool
-    quiet: bool
 
 
 @click.group("intervene")

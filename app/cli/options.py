@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,22 @@ SHARED: dict[str, Callable[..., Any]] = {
     "json": click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there."),
     "quiet": click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
 }  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """What was typed of the options that every command which runs a model has; `SHARED` has their help texts."""
+
+    model: str
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    seed: int
+    out: Path | None
+    layers: tuple[int, ...] | None
+    dry_run: bool
+    as_json: bool
+    quiet: bool
 
 
 def shared(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

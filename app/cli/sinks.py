@@ -8,24 +8,14 @@ from typing import Any, Literal
 
 import click
 
-from probe.app.cli.options import shared
+from probe.app.cli.options import Shared, shared
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(Shared):
     """What was typed, by option name; each is documented by its help text."""
 
-    model: str
-    revision: str | None
-    device: str | None
-    dtype: str | None
-    seed: int
-    out: Path | None
-    layers: tuple[int, ...] | None
     max_tokens: int | None
-    dry_run: bool
-    as_json: bool
-    quiet: bool
     texts: tuple[Path, ...]
     rule: Literal["absolute", "alpha_over_n", "alpha_times_uniform"]
     threshold: float | None

@@ -12,14 +12,7 @@ import triton.language as tl
 
 from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
 from probe.kernels.triton.rows import LN2, add_tile, close_rows, entropy_of, first_columns, search, top_weight_of
-from probe.kernels.triton.scores import (
-    FLOOR,
-    hide,
-    hide_keys,
-    load_rows,
-    load_whole,
-    products,
-)
+from probe.kernels.triton.scores import FLOOR, hide, hide_keys, load_rows, load_whole, products
 
 
 @triton.jit

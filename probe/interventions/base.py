@@ -89,9 +89,22 @@ class Intervention:
         }
 
 
-def heads_in(heads: Sequence[Head], layer: int) -> list[int]:
-    """The heads' numbers in a layer, in their order."""
-    return [head.head for head in heads if head.layer == layer]
+@dataclass(frozen=True)
+class OnHeads(Intervention):
+    """An intervention on some heads; one that is named twice counts once."""
+
+    heads: Sequence[Head | tuple[int, int]]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", tuple(dict.fromkeys(Head(*head) for head in self.heads)))
+
+    @property
+    def heads_named(self) -> tuple[Head, ...]:
+        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
+
+    def heads_in(self, layer: int) -> list[int]:
+        """The heads' numbers in a layer, in their order."""
+        return [head.head for head in self.heads_named if head.layer == layer]
 
 
 def _plain(value: Any) -> object:

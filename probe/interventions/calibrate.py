@@ -25,7 +25,7 @@ from torch.nn.functional import pad
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.base import AttentionCall, Intervention, OnHeads
 from probe.interventions.pattern import Pattern
 from probe.interventions.redistribution import check_kept, redistribute
 from probe.kernels.contract import Band, Request
@@ -33,7 +33,7 @@ from probe.sink_rules import RULES, Rule, initial, sinks
 
 
 @dataclass(frozen=True)
-class CalibrateSinks(Intervention):
+class CalibrateSinks(OnHeads):
     """ACT on these heads; the defaults are the paper's, `CalibrateSinks.release(heads)` is the released code's.
 
     beta: the share of their weight that sinks keep. rule, threshold, min_rows: what a sink is (`probe.sink_rules`).
@@ -41,7 +41,6 @@ class CalibrateSinks(Intervention):
     prefix: how many positions from the start to find sinks in, None for the whole prompt.
     """
 
-    heads: Sequence[Head | tuple[int, int]]
     beta: float = 0.4
     rule: Rule = "alpha_over_n"
     threshold: float = 5.0
@@ -50,7 +49,7 @@ class CalibrateSinks(Intervention):
     prefix: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         check_kept("beta", self.beta)
         if self.rule not in RULES:
             raise UsageError(f"rule must be one of {', '.join(RULES)}, got {self.rule!r}")
@@ -64,10 +63,6 @@ class CalibrateSinks(Intervention):
         """As the released code detects and edits in a prompt (github.com/GATECH-EIC/ACT), but for the `changes`."""
         return cls(heads, **{"rule": "absolute", "threshold": 0.1, "spare": "first flagged"} | changes)
 
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
-
     def running(self) -> Intervention:
         return _Calibrating(self)
 
@@ -79,9 +74,10 @@ class CalibrateSinks(Intervention):
         found = pattern.look(heads, Request(received=Band(stop=self.prefix)))
         assert found.received is not None and found.received_rows is not None
         rows = found.received_rows if call.mask.keys is None else found.received_rows * call.mask.keys
-        if int(rows.max()) < max(self.min_rows, 2):
+        shortest = int(rows.amax(-1).min())
+        if shortest < max(self.min_rows, 2):
             raise UsageError(
-                f"the prompt has {length} tokens, too few to find sinks in with min_rows={self.min_rows}: "
+                f"the prompt has {shortest} tokens, too few to find sinks in with min_rows={self.min_rows}: "
                 "take a longer prompt"
             )
         flagged = sinks(
@@ -110,7 +106,7 @@ class _Calibrating(Intervention):
         return self.settings.heads_named
 
     def repattern(self, call: AttentionCall, pattern: Pattern) -> None:
-        heads = heads_in(self.heads_named, call.layer)
+        heads = self.settings.heads_in(call.layer)
         if not heads:
             return
         if call.queries.start == 0:

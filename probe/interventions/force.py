@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
-from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.base import AttentionCall, OnHeads
 from probe.interventions.pattern import Pattern
 from probe.kernels.edits import Pinned
 
@@ -24,20 +23,19 @@ ABOVE_SINKS = 20.0
 
 
 @dataclass(frozen=True)
-class ForceAttention(Intervention):
+class ForceAttention(OnHeads):
     """Pin the rows of `queries` (positions) to `keys` (positions), with `weights` that sum to one; None is equal ones.
 
     queries, keys and weights are for every text of a batch alike, or lists of one list for each text. Positions count
     padding. Raises UsageError, when it runs, for a key that the query cannot see.
     """
 
-    heads: Sequence[Head | tuple[int, int]]
     queries: Sequence[int] | Sequence[Sequence[int]]
     keys: Sequence[int] | Sequence[Sequence[int]]
     weights: Sequence[float] | Sequence[Sequence[float]] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         object.__setattr__(self, "queries", _texts("queries", self.queries))
         object.__setattr__(self, "keys", _texts("keys", self.keys))
         texts = {len(self.queries), len(self.keys)}
@@ -54,12 +52,8 @@ class ForceAttention(Intervention):
             if len(weights) != len(keys) or min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6):
                 raise UsageError(f"weights must be one for each key and sum to one, got {list(weights)}")
 
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
-
     def repattern(self, call: AttentionCall, pattern: Pattern) -> None:
-        heads = heads_in(self.heads_named, call.layer)
+        heads = self.heads_in(call.layer)
         if not heads:
             return
         texts = max(len(self.queries), len(self.keys), len(self.weights or ()))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.base import AttentionCall, Intervention, OnHeads
 from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Request
 
@@ -59,20 +59,15 @@ class RecordOutputs(Intervention):
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleHeads(Intervention):
+class ScaleHeads(OnHeads):
     """Multiply each head's z by its gate. A tensor of gates, one for each head, gets gradients."""
 
-    heads: Sequence[Head | tuple[int, int]]
     gates: Tensor | float
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         if isinstance(self.gates, Tensor) and self.gates.shape != (len(self.heads),):
             raise UsageError(f"gates must be one for each of {len(self.heads)} heads, got {list(self.gates.shape)}")
-
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
         places = [place for place, head in enumerate(self.heads_named) if head.layer == call.layer]
@@ -80,25 +75,24 @@ class ScaleHeads(Intervention):
             return output
         gates = torch.as_tensor(self.gates, device=output.device).expand(len(self.heads))[places].to(output.dtype)
         factor = output.new_ones(output.shape[1]).index_copy(
-            0, torch.tensor(heads_in(self.heads_named, call.layer), device=output.device), gates
+            0, torch.tensor(self.heads_in(call.layer), device=output.device), gates
         )
         return output * factor[:, None, None]
 
 
 @dataclass(frozen=True, eq=False)
-class PatchHeads(Intervention):
+class PatchHeads(OnHeads):
     """Replace z of heads by that of another run, at `positions` or everywhere.
 
     source: from `model.head_outputs`. positions: which positions, None for all, and then both runs must be as long.
     Positions beyond the other run, as in a generation, keep their own z where `positions` is None.
     """
 
-    heads: Sequence[Head | tuple[int, int]]
     source: HeadOutputs
     positions: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         if self.positions is not None:
             object.__setattr__(self, "positions", tuple(self.positions))
         for head in self.heads_named:
@@ -106,12 +100,8 @@ class PatchHeads(Intervention):
             if self.positions is not None and not all(0 <= position < length for position in self.positions):
                 raise UsageError(f"positions must lie in the source's 0..{length - 1}, got {list(self.positions)}")
 
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
-
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        heads = heads_in(self.heads_named, call.layer)
+        heads = self.heads_in(call.layer)
         if not heads:
             return output
         z = self.source.of(call.layer).to(output)
@@ -147,6 +137,12 @@ class Blend(Intervention):
     @property
     def heads_named(self) -> tuple[Head, ...]:
         return self.edit.heads_named
+
+    def __post_init__(self) -> None:
+        named = self.heads_named
+        needed = [1 + max((head[axis] for head in named), default=0) for axis in (0, 1)]
+        if self.gates.ndim != 2 or any(size < least for size, least in zip(self.gates.shape, needed, strict=True)):
+            raise UsageError(f"gates must be [layers, heads] of the model, got {list(self.gates.shape)}")
 
     def running(self) -> Intervention:
         return Blend(self.edit.running(), self.gates)

@@ -16,25 +16,24 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.base import AttentionCall, OnHeads
 from probe.interventions.outputs import HeadOutputs
 
 
 @dataclass(frozen=True)
-class PruneHeads(Intervention):
+class PruneHeads(OnHeads):
     """Remove heads. `phase="decode"` touches only calls with a single query; `rows` limits it to rows of the batch.
 
     reference: for fill "mean", the outputs to average, from `model.head_outputs`.
     """
 
-    heads: Sequence[Head | tuple[int, int]]
     fill: Literal["zero", "mean", "uniform"] = "zero"
     phase: Literal["all", "decode"] = "all"
     rows: Sequence[int] | None = None
     reference: HeadOutputs | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         if self.fill not in ("zero", "mean", "uniform"):
             raise UsageError(f"fill must be 'zero', 'mean' or 'uniform', got {self.fill!r}")
         if (self.fill == "mean") != (self.reference is not None):
@@ -46,10 +45,6 @@ class PruneHeads(Intervention):
             raise UsageError(f"phase must be 'all' or 'decode', got {self.phase!r}")
         if self.rows is not None:
             object.__setattr__(self, "rows", tuple(self.rows))
-
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
 
     def before(self, call: AttentionCall) -> AttentionCall:
         if self.fill != "uniform" or not self._applies(call):
@@ -70,13 +65,13 @@ class PruneHeads(Intervention):
         """`states` [batch, heads, queries, dim] with this layer's heads (in the chosen rows) set to zero."""
         keep = states.new_ones(states.shape[0], states.shape[1], 1, 1)
         for row in self._rows(states):
-            keep[row, heads_in(self.heads_named, layer)] = 0
+            keep[row, self.heads_in(layer)] = 0
         return states * keep
 
     def _means(self, states: Tensor, layer: int) -> Tensor:
         """[batch, heads, 1, dim]: the means of this layer's heads in the chosen rows, zero elsewhere."""
         means = states.new_zeros(*states.shape[:2], 1, states.shape[3])
-        for head in heads_in(self.heads_named, layer):
+        for head in self.heads_in(layer):
             for row in self._rows(states):
                 means[row, head, 0] = self.reference.mean(Head(layer, head)).to(states)  # pyright: ignore
         return means

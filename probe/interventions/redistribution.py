@@ -18,29 +18,27 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
-from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, heads_in
+from probe.interventions.base import AttentionCall, OnHeads
 from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Request
 from probe.kernels.edits import Reweighting
 
 
 @dataclass(frozen=True)
-class Redistribute(Intervention):
+class Redistribute(OnHeads):
     """Move attention away from the positions `sources`: of theirs, `kept` stays and the rest goes to `recipients`.
 
     recipients None is every other key. queries None is every row, else the positions whose rows are edited. Positions
     count padding.
     """
 
-    heads: Sequence[Head | tuple[int, int]]
     sources: Sequence[int]
     recipients: Sequence[int] | None = None
     kept: float = 0.0
     queries: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", tuple(Head(*head) for head in self.heads))
+        super().__post_init__()
         for name in ("sources", "recipients", "queries"):
             value = getattr(self, name)
             if value is not None:
@@ -51,12 +49,8 @@ class Redistribute(Intervention):
         if shared := set(self.sources) & set(self.recipients or ()):
             raise UsageError(f"a key cannot be source and recipient, got {sorted(shared)} in both")
 
-    @property
-    def heads_named(self) -> tuple[Head, ...]:
-        return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
-
     def repattern(self, call: AttentionCall, pattern: Pattern) -> None:
-        heads = heads_in(self.heads_named, call.layer)
+        heads = self.heads_in(call.layer)
         if not heads:
             return
         sources = at_positions(call, self.sources, "sources")

@@ -62,6 +62,13 @@ def test_a_buffer_is_used_again():
     assert sweep.buffer("scores", 50, 20).shape == (50, 20)
 
 
+def test_a_buffer_has_no_more_room_than_was_asked_for():
+    """Pages that are never filled are pages all the same where the system clears them."""
+    query = torch.zeros(2, 3, 5, 8)
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None))
+    assert sweep.buffer("scores", 2, 3).untyped_storage().nbytes() == 2 * 3 * 4
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back at a threshold")
 def test_a_second_call_finds_the_memory_of_the_first():
     """In a process of its own, whose heap nothing else has shaped: no call asks for many new pages, usually."""

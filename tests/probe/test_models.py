@@ -177,10 +177,10 @@ def test_a_model_without_padding_token_says_so(llama: Model):
     ids = torch.arange(3, 9)
     _, stats = model.run_with_stats(ids, stats=Request(received=Band(lo=1)))
     assert stats.received.shape == (2, 1, 4, 6)
-    from probe.models import _padded
+    from probe.tokens import padded
 
     with pytest.raises(ProbeError, match="neither a padding nor an end token"):
-        _padded([ids, ids[:3]], Bare(), "left")  # type: ignore[arg-type]
+        padded([ids, ids[:3]], Bare(), "left")  # type: ignore[arg-type]
 
 
 LONG = """

@@ -257,6 +257,8 @@ Z = HeadOutputs({0: torch.zeros(1, 4, 20, 12), 1: torch.zeros(1, 4, 20, 12)})
         (lambda: PatchHeads([(0, 0)], Z, positions=[20]), r"positions must lie in the source's 0\.\.19"),
         (lambda: PatchHeads([(0, 0)], HeadOutputs({0: torch.zeros(1, 4, 9, 12)})), "the source has 9 tokens"),
         (lambda: PatchHeads([(0, 0)], HeadOutputs({0: torch.zeros(3, 4, 20, 12)})), "does not fit"),
+        (lambda: Blend(CalibrateSinks([(1, 3)]), torch.zeros(2, 3)), r"gates must be \[layers, heads\] of the model"),
+        (lambda: Blend(CalibrateSinks([(1, 3)]), torch.zeros(4)), "gates must be"),
         (lambda: PruneHeads([(0, 0)], fill="mean"), "needs reference"),
         (lambda: PruneHeads([(0, 0)], reference=Z), "needs reference"),
     ],
@@ -327,3 +329,22 @@ def test_a_manifest_records_what_is_in_force(llama):
     told = recorder.manifest().interventions
     assert [each["heads"] for each in told] == [[str(Head(18, 6))], [str(Head(2, 1))]]
     assert llama.interventions == ()
+
+
+def test_a_head_that_is_named_twice_counts_once(hf):
+    found = []
+    for heads in ([(0, 1), (1, 0)], [(0, 1), (1, 0), (0, 1)]):
+        with torch.no_grad(), engaged(hf, interventions=(Redistribute(heads, sources=[0], kept=0.5),)):
+            found.append(hf(input_ids=ids()).logits)
+    assert torch.equal(*found)
+    with pytest.raises(UsageError, match="one for each of 1 heads"):
+        ScaleHeads([(0, 1), (0, 1)], torch.ones(2))
+
+
+def test_the_shortest_text_of_a_batch_must_be_long_enough(hf):
+    mask = (torch.arange(20) >= torch.tensor([[0], [15]])).long()
+    batch, calibrate = ids(20).repeat(2, 1), CalibrateSinks([(0, 1)], min_rows=6)
+    with torch.no_grad(), engaged(hf, interventions=(calibrate,)):
+        hf(input_ids=batch)
+        with pytest.raises(UsageError, match="the prompt has 5 tokens, too few to find sinks in with min_rows=6"):
+            hf(input_ids=batch, attention_mask=mask)
