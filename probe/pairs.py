@@ -95,7 +95,7 @@ class Pairs:
 
 
 def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = None) -> Pairs:
-    """The pairs as ids. Raises UsageError, naming the prompt, where two lengths differ or an answer is not one token."""
+    """The pairs as ids. Raises UsageError, naming the prompt, where lengths differ or an answer is not one token."""
     if not prompts:
         raise UsageError("expected at least one pair of prompts, got none")
     clean = [model.tokens(prompt.clean, bos=bos) for prompt in prompts]
