@@ -43,7 +43,7 @@ BUILDERS: dict[str, Callable[[], hf.PreTrainedModel]] = {
     "gpt2": lambda: hf.GPT2LMHeadModel(
         hf.GPT2Config(vocab_size=VOCAB, n_embd=48, n_layer=2, n_head=4, n_positions=128, bos_token_id=1, eos_token_id=2)
     ),
-    "gpt_neox": _of(hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig),
+    "gpt_neox": _of(hf.GPTNeoXForCausalLM, hf.GPTNeoXConfig, num_key_value_heads=4),
     "opt": lambda: hf.OPTForCausalLM(
         hf.OPTConfig(
             vocab_size=VOCAB, hidden_size=48, ffn_dim=64, num_hidden_layers=2, num_attention_heads=4,

@@ -11,11 +11,12 @@ import torch
 from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
 import probe
+from probe.lens import through_engine
 from tests.probe.architectures import build
 from tests.probe.doors import STATS, assert_same_statistics, some_ids, tiny, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
-TINY = ["gpt2", "llama", "gemma2", "qwen3", "phi3", "opt", "gpt_oss"]
+TINY = ["gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "phi3", "opt", "gpt_oss"]
 TEXT = "The cat sat on the mat. The cat sat"
 
 
@@ -270,6 +271,19 @@ def test_a_bridge_that_is_there_already_becomes_the_door():
     hooks, seen = seen_patterns([0, 1])
     torch.testing.assert_close(bridge.run_with_hooks(ids, fwd_hooks=hooks), plain, rtol=1e-4, atol=1e-4)
     assert seen.keys() == {0, 1}
+
+
+@torch.no_grad()
+def test_projections_that_do_not_add_up_to_the_fused_one_stay_with_the_bridge():
+    hf = build("gpt2")
+    ids = some_ids()
+    bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
+    query = bridge.blocks[1].attn.q.original_component  # reads a part of the fused projection until now
+    query.weight = torch.nn.Parameter(query.weight * 2)
+    own = bridge(ids)
+    torch.testing.assert_close(through_engine(bridge)(ids), own, rtol=0, atol=0)
+    with pytest.raises(probe.ProbeError, match=r"layer 1 cannot be recorded under TransformerLens: the fused projection"):
+        probe.wrap(bridge, tiny_tokenizer())
 
 
 def test_a_transformers_model_needs_its_tokenizer_and_nothing_else_is_taken():
