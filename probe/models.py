@@ -221,12 +221,20 @@ class Model:
             logits = self._forward(ids, padding, logits_to_keep=logits_to_keep)
         return logits, recording.stats(queries=queries)
 
-    def logits(self, prompt: Prompt | Sequence[str], *, logits_to_keep: int = 0, padding_side: str = "left") -> Tensor:
+    def logits(
+        self,
+        prompt: Prompt | Sequence[str],
+        *,
+        padding: Tensor | None = None,
+        logits_to_keep: int = 0,
+        padding_side: str = "left",
+    ) -> Tensor:
         """Logits [batch, tokens, vocab], of the last `logits_to_keep` positions only where it is not 0.
 
-        Gradients flow where the caller enables them, to the gates of interventions too.
+        padding: [batch, tokens], True for tokens, where `prompt` is a padded batch of ids. Gradients flow where the
+        caller enables them, to the gates of interventions too.
         """
-        ids, padding = self._batch(prompt, padding_side)
+        ids, padding = self._batch(prompt, padding_side, padding)
         with engaged(self.hf, implementation=self.implementation):
             return self._forward(ids, padding, logits_to_keep=logits_to_keep)
 
@@ -291,10 +299,18 @@ class Model:
 
     @torch.no_grad()
     def head_outputs(
-        self, prompt: Prompt | Sequence[str], *, layers: Sequence[int] | None = None, padding_side: str = "left"
+        self,
+        prompt: Prompt | Sequence[str],
+        *,
+        padding: Tensor | None = None,
+        layers: Sequence[int] | None = None,
+        padding_side: str = "left",
     ) -> HeadOutputs:
-        """z of every head of one forward pass, [batch, heads, tokens, value_dim] by layer: for patching and means."""
-        ids, padding = self._batch(prompt, padding_side)
+        """z of every head of one forward pass, [batch, heads, tokens, value_dim] by layer: for patching and means.
+
+        padding: [batch, tokens], True for tokens, where `prompt` is a padded batch of ids.
+        """
+        ids, padding = self._batch(prompt, padding_side, padding)
         record = RecordOutputs(self._layers(layers))
         with engaged(self.hf, interventions=(record,), implementation=self.implementation):
             self._forward(ids, padding, logits_to_keep=1)
@@ -349,14 +365,20 @@ class Model:
                 f"the prompt needs {length} positions and {self.name} has {self.context}: shorten it (--max-tokens)"
             )
 
-    def _batch(self, prompt: Prompt | Sequence[str], padding_side: str) -> tuple[Tensor, Tensor | None]:
-        """Ids [batch, tokens] and the padding mask of a batch of different lengths."""
+    def _batch(
+        self, prompt: Prompt | Sequence[str], padding_side: str, padding: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Ids [batch, tokens] and the padding mask of a batch of different lengths, the given one for given ids."""
         if isinstance(prompt, str):
             prompt = self.tokens(prompt)
         if isinstance(prompt, Tokens):
             prompt = prompt.ids
         if isinstance(prompt, Tensor):
-            ids, padding = (prompt if prompt.ndim == 2 else prompt[None]), None
+            ids = prompt if prompt.ndim == 2 else prompt[None]
+            if padding is not None and padding.shape != ids.shape:
+                raise UsageError(f"padding must be {list(ids.shape)} like the ids, got {list(padding.shape)}")
+        elif padding is not None:
+            raise UsageError("padding goes with ids; texts are padded here")
         else:
             ids, padding = padded([self.tokens(text).ids for text in prompt], self.tokenizer, padding_side)
         if ids.dtype != torch.int64 or ids.numel() == 0:

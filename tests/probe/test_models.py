@@ -10,6 +10,7 @@ import torch
 
 from probe import Band, Head, ProbeError, PruneHeads, Request, UsageError
 from probe.models import Model
+from probe.tokens import padded
 from tests.probe.architectures import build
 
 TEXT = "The capital of France is Paris, and the capital of Italy is Rome. The capital of France is"
@@ -94,6 +95,17 @@ def test_a_padded_batch_of_texts_equals_each_alone(llama: Model, side: str):
         assert (mine.top_key == alone.top_key).float().mean() > 0.99
 
 
+@torch.no_grad()
+def test_ids_padded_by_the_caller_run_as_texts_padded_here(llama: Model):
+    texts = [TEXT, "Attention sinks are"]
+    ids, padding = padded([llama.tokens(text).ids for text in texts], llama.tokenizer, "left")
+    wanted = llama.logits(texts, logits_to_keep=1)
+    assert torch.equal(llama.logits(ids, padding=padding, logits_to_keep=1), wanted)
+    assert (llama.logits(ids, logits_to_keep=1)[1] - wanted[1]).abs().max() > 0.1
+    z, alone = llama.head_outputs(ids, padding=padding).z[5][1, :, -1], llama.head_outputs(texts[1]).z[5][0, :, -1]
+    torch.testing.assert_close(z, alone, rtol=1e-4, atol=1e-4)
+
+
 def test_generation_with_statistics_equals_the_full_pass(llama: Model):
     prompt = llama.tokens(llama.chat("What is the capital of France?"))
     generation = llama.generate(prompt, stats=["entropy", "distance", "top", "received"], max_new_tokens=12)
@@ -149,6 +161,8 @@ def test_tiles_of_a_capture_are_the_map(llama: Model, maps, tmp_path):
         (lambda m: m.generate(torch.zeros(8190, dtype=torch.int64), max_new_tokens=64), "needs 8254 positions"),
         (lambda m: m.generate(TEXT, stats=["pooled"], max_new_tokens=2), "leave 'pooled' out of a generation"),
         (lambda m: m.run_with_stats([TEXT, "a"], padding_side="middle"), "padding_side must be 'left' or 'right'"),
+        (lambda m: m.logits(torch.ones(2, 3).long(), padding=torch.ones(2, 4).bool()), r"padding must be \[2, 3\]"),
+        (lambda m: m.logits([TEXT, "a"], padding=torch.ones(2, 4).bool()), "padding goes with ids"),
         (lambda m: m.intervene(PruneHeads([(30, 0)])).__enter__(), "L30H0 does not exist"),
         (lambda m: m.intervene(PruneHeads([(3, 9)])).__enter__(), "L3H9 does not exist"),
         (lambda m: PruneHeads([(3, 9)], fill="median"), "fill must be 'zero', 'mean' or 'uniform'"),
