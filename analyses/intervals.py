@@ -25,9 +25,7 @@ def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, 
     return low, high
 
 
-def bootstrap_mean(
-    values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[Tensor, Tensor]:
+def bootstrap_mean(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[Tensor, Tensor]:
     """(low, high) of the mean over the first axis: [samples, ...] -> two [...] in the units of `values`, float64.
 
     Percentile bootstrap. All columns share the resampled indices, so intervals of two heads come from the same draws.

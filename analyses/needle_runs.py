@@ -152,7 +152,6 @@ class Plan:
         ]
 
 
-
 def common_prefix(a: Tensor, b: Tensor) -> int:
     """How many tokens two id sequences share at their beginning."""
     size = min(len(a), len(b))

@@ -59,48 +59,76 @@ class Options(Shared):
 @click.command("heads")
 @shared("model", "revision", "device", "dtype", "seed", "out", "layers", "max-tokens")
 @click.option(
-    "--kind", "kinds", multiple=True, type=click.Choice([*KINDS, "all"]), default=("all",), show_default=True,
+    "--kind",
+    "kinds",
+    multiple=True,
+    type=click.Choice([*KINDS, "all"]),
+    default=("all",),
+    show_default=True,
     help="Which score; repeat for several.",
 )
 @click.option("--lengths", type=Numbers(int), help="Tokens of prose and needle.  [default: 300,600,1000,1500]")
 @click.option("--depths", type=Numbers(float), help="Percent of the prose before the needle.  [default: 10,50,90]")
 @click.option(
-    "--samples", type=click.IntRange(min=1), default=1, show_default=True,
+    "--samples",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
     help="Needles of each family per length and depth, each in other prose.",
 )
 @click.option(
-    "--needles", type=FILE,
+    "--needles",
+    type=FILE,
     help='JSON lines with "needle", "question" and "answer", instead of the built-in families.',
 )
 @click.option(
-    "--haystack", "haystacks", type=FILE, multiple=True,
+    "--haystack",
+    "haystacks",
+    type=FILE,
+    multiple=True,
     help="Text file to hide needles in; repeat for several.  [default: the language reference in your Python]",
 )
 @click.option(
-    "--prompt", type=click.Choice(["chat", "plain"]), default="chat", show_default=True,
+    "--prompt",
+    type=click.Choice(["chat", "plain"]),
+    default="chat",
+    show_default=True,
     help="The model's chat template, or the official plain text.",
 )
 @click.option(
-    "--score", type=click.Choice(["set", "per_step"]), default="set", show_default=True,
+    "--score",
+    type=click.Choice(["set", "per_step"]),
+    default="set",
+    show_default=True,
     help="Share of distinct answer tokens copied, or the released code's count over steps.",
 )
 @click.option("--until-stable", is_flag=True, help="Stop once the top-20 list no longer changes.")
 @click.option("--top", type=click.IntRange(min=1), default=20, show_default=True, help="How many heads to print.")
 @click.option(
-    "--validate", is_flag=True,
+    "--validate",
+    is_flag=True,
     help="Prune the heads found, and random ones, and see whether the model still answers.",
 )
 @click.option(
-    "--fill", "fills", multiple=True, type=click.Choice(["zero", "uniform"]), default=("zero", "uniform"),
+    "--fill",
+    "fills",
+    multiple=True,
+    type=click.Choice(["zero", "uniform"]),
+    default=("zero", "uniform"),
     show_default=True,
     help="With --validate: a pruned head writes nothing, or the mean of what it sees (the official mask).",
 )
 @click.option(
-    "--phase", type=click.Choice(["decode", "all"]), default="decode", show_default=True,
+    "--phase",
+    type=click.Choice(["decode", "all"]),
+    default="decode",
+    show_default=True,
     help="With --validate: prune while answering only, or while reading too.",
 )
 @click.option(
-    "--compare", type=click.Path(exists=True, file_okay=False, path_type=Path), metavar="FOLDER",
+    "--compare",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
     help="Another run of this command, to compare scores with.",
 )
 @shared("dry-run", "json", "quiet")

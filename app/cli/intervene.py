@@ -33,22 +33,37 @@ def command() -> None:
 @command.command("act")
 @shared("model", "revision", "device", "dtype", "seed", "out", "layers")
 @click.option(
-    "--task", type=FILE,
+    "--task",
+    type=FILE,
     help='JSON lines with "prompt", "labels", "answer" and "split" ("calibration" and others).  [default: reviews]',
 )
 @click.option(
-    "--preset", type=click.Choice(["release", "paper"]), default="release", show_default=True,
+    "--preset",
+    type=click.Choice(["release", "paper"]),
+    default="release",
+    show_default=True,
     help="Sinks are columns with a mean above 0.1, as in the released code, or above 5 / N, as in the paper.",
 )
 @click.option(
-    "--beta", type=click.FloatRange(0, 1), default=0.4, show_default=True, help="Share of its weight a sink keeps.",
+    "--beta",
+    type=click.FloatRange(0, 1),
+    default=0.4,
+    show_default=True,
+    help="Share of its weight a sink keeps.",
 )
 @click.option("--heads", "k", type=click.IntRange(min=1), default=30, show_default=True, help="How many to calibrate.")
 @click.option(
-    "--draws", type=click.IntRange(min=1), default=5, show_default=True, help="Sets of random heads to compare with.",
+    "--draws",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Sets of random heads to compare with.",
 )
 @click.option(
-    "--sweep", type=click.IntRange(min=0), default=60, show_default=True,
+    "--sweep",
+    type=click.IntRange(min=0),
+    default=60,
+    show_default=True,
     help="On how many random heads to check the gradient filter by a run of the calibration set each; 0 for none.",
 )
 @shared("dry-run", "json", "quiet")

@@ -174,9 +174,7 @@ def test_the_verdict_says_how_much_a_bias_explains(found):
         "test: loss 0.600 to 0.400; a label bias alone reaches 0.500 (50% of the gain); AUC 0.700 to 0.750"
     )
     assert "(150% of the gain)" in told(found, none=0.6, best=0.4, bias=0.3)
-    assert told(found, none=0.4, best=0.5, bias=0.3) == (
-        "test: the calibrated heads do not help (loss 0.400 to 0.500)"
-    )
+    assert told(found, none=0.4, best=0.5, bias=0.3) == ("test: the calibrated heads do not help (loss 0.400 to 0.500)")
 
 
 def test_the_table_is_by_split_and_loss(found):
