@@ -30,7 +30,7 @@ STARTING = 600.0
 """Seconds that a case may take to get ready: imports, weights, compilation."""
 SHORTEST, MOST_CALLS = 0.1, 100
 """A repetition repeats its call until it takes about so many seconds, or so many calls."""
-WEIGHED = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+WEIGHED = {"MALLOC_MMAP_THRESHOLD_": "100000"}
 """What makes glibc take blocks from this size on from the system, and give them back; others do not read it."""
 NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "OutOfMemoryError", "out of memory", "ENOMEM")
 """What those say who are refused memory: Python, C++, torch on a CPU, torch on a GPU, the system."""

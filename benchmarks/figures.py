@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from probe.benchmarks.record import Benchmark
 
 METHODS = {
-    "sdpa": INK, "plain": INK, "products": MUTED, "dense": VERMILION, "flex": PURPLE, "stats": BLUE, "eager": VERMILION,
-    "bridge": ORANGE, "nnsight": PURPLE,
+    "sdpa": INK, "plain": INK, "products": MUTED, "dense": VERMILION, "flex": PURPLE, "stats": BLUE, "act": GREEN,
+    "eager": VERMILION, "bridge": ORANGE, "nnsight": PURPLE,
 }  # fmt: skip
 IMPLEMENTATIONS = (BLUE, GREEN, SKY, ORANGE)
 DASHES = {"rows": "solid", "columns": "dash", "sets": "dot"}
@@ -49,13 +49,13 @@ def comparison(found: Benchmark, suite: str) -> Figure:
     memory = "growth" if kernels else "peak"
     ours = _ours(rows)
     for name, case in rows.groupby("name", sort=False):
-        look = _look(case.to_dict(orient="records")[0], ours)
+        own = look(case.to_dict(orient="records")[0], ours)
         if not case["seconds"].notna().any() and not (case["status"] == "out of memory").any():
             continue
         for col, values in ((1, case["ratio"]), (2, case[memory])):
             figure.add_scatter(
                 row=1, col=col, x=case["length"], y=values.where(values > 0), name=name, legendgroup=name,
-                showlegend=col == 1, mode="lines+markers", line={"color": look.color, "dash": look.dash, "width": 2},
+                showlegend=col == 1, mode="lines+markers", line={"color": own.color, "dash": own.dash, "width": 2},
                 marker={"size": 7}, hovertemplate="%{y:.3s} at %{x} tokens<extra>" + str(name) + "</extra>",
             )  # fmt: skip
     _mark_failures(figure, rows, memory)
@@ -75,11 +75,11 @@ def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
     failed = rows.loc[rows["status"].isin(["out of memory", "timeout", "skipped"])]
     ours = _ours(rows)
     for place, (name, case) in enumerate(failed.groupby("name", sort=False)):
-        look = _look(case.to_dict(orient="records")[0], ours)
+        own = look(case.to_dict(orient="records")[0], ours)
         col = 2 if case["reason"].str.contains("memory").any() else 1
         figure.add_scatter(
             row=1, col=col, x=case["length"], y=[tops[col - 1] * 1.25 * 1.22**place] * len(case), legendgroup=name,
-            showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": look.color},
+            showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": own.color},
             hovertext=case["reason"], hovertemplate="%{hovertext}<extra>" + str(name) + "</extra>",
         )  # fmt: skip
     if len(failed):
@@ -95,7 +95,7 @@ def _ours(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows.loc[rows["method"] == "attend", "implementation"].unique()]
 
 
-def _look(case: dict[str, Any], ours: list[str]) -> Look:
+def look(case: dict[str, Any], ours: list[str]) -> Look:
     if case["method"] == "attend":
         color = IMPLEMENTATIONS[ours.index(case["implementation"]) % len(IMPLEMENTATIONS)]
         return Look(color, DASHES[case["statistics"]])

@@ -25,12 +25,13 @@ class Work:
     """What a case does when it is timed, and facts about it worth reporting.
 
     check: looks at what the first call returned, outside the clock, and raises ValueError if that is not what the case
-    is about.
+    is about. holds: what stays in memory though the call does not use it, as the tokenizer beside a model does.
     """
 
     call: Callable[[], Any]
     check: Callable[[Any], None] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    holds: object = None
 
 
 def inputs(settings: Settings, length: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -36,7 +36,7 @@ def work(case: Case, settings: Settings, length: int) -> Work:
     hf(ids[:, :SHORT], use_cache=False)  # weights are mapped from their file and become resident when they are used
     if case.method == "plain":
         hf.set_attn_implementation("sdpa")
-        return Work(call=lambda: hf(ids, use_cache=False, logits_to_keep=1).logits)
+        return Work(call=lambda: hf(ids, use_cache=False, logits_to_keep=1).logits, holds=tokenizer)
     if case.method == "bridge":
         return bridge(hf, tokenizer, ids, settings)
     hf.set_attn_implementation("eager")  # the only one that has a map to give
@@ -44,6 +44,7 @@ def work(case: Case, settings: Settings, length: int) -> Work:
         return Work(
             call=lambda: hf(ids, use_cache=False, logits_to_keep=1, output_attentions=True).attentions,
             check=partial(check_maps, hf=hf, length=length),
+            holds=tokenizer,
         )
     if case.method == "nnsight":
         return nnsight(hf, tokenizer, ids)

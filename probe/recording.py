@@ -121,12 +121,12 @@ class Recording:
         forgotten = None
         if self._request.received is not None and call.mask.first_key > 0:
             forgotten = _forgotten_rows(self._request.received, call)
-        kept = self._keep(call.layer, len(pieces), statistics)
+        kept = self._keep(call.layer, len(pieces), statistics, positions=call.keys.stop)
         pieces.append(_Piece(call.mask.first_query, call.query.shape[2], call.mask.first_key, kept, forgotten))
         if call.mask.keys is not None and call.mask.first_key == 0:
             self._padding = call.mask.keys
 
-    def _keep(self, layer: int, number: int, statistics: Statistics) -> Statistics:
+    def _keep(self, layer: int, number: int, statistics: Statistics, *, positions: int) -> Statistics:
         """The same numbers, in the memory of their pass where they have the shape of its other layers."""
         if number == len(self._passes):
             self._passes.append({})
@@ -136,8 +136,8 @@ class Recording:
             value = getattr(statistics, field.name)
             if value is None:
                 continue
-            if value.dtype == torch.int64:  # positions and counts, which fit in half the memory
-                value = value.int()
+            if value.dtype == torch.int64:  # positions and counts fit in a quarter of the memory, or in half
+                value = value.to(torch.int16 if positions < 1 << 15 else torch.int32)
             if field.name not in held:
                 held[field.name] = value.new_empty(len(self._pieces), *value.shape)
             place = held[field.name][index]

@@ -1,7 +1,10 @@
 """What is measured, with what it takes turns."""
 
+from dataclasses import asdict
+
 import pytest
 
+from probe.benchmarks.figures import look
 from probe.benchmarks.plan import Settings, groups
 from probe.errors import UsageError
 
@@ -50,3 +53,11 @@ def test_cases_can_be_chosen_and_the_plain_one_stays():
 def test_what_cannot_be_meant_is_refused(options, words):
     with pytest.raises(UsageError, match=words):
         plan(suite="kernels", **options)
+
+
+def test_every_case_has_a_look_of_its_own():
+    for suite in ("kernels", "model"):
+        cases = list(dict.fromkeys(case for group in plan(suite=suite) for case in group.cases))
+        looks = [look(asdict(case), ["native", "blocked"]) for case in cases]
+        doubles = {case.name for case, own in zip(cases, looks, strict=True) if looks.count(own) > 1}
+        assert doubles <= {"flex_attention", "flex_attention with lse"} and len(cases) > 5
