@@ -76,8 +76,8 @@ def filter_scatter(found: Calibration) -> go.Figure:
     figure.update_layout(showlegend=False)
     return styled(
         figure,
-        title=f"One backward pass ranks heads as {agreement['heads']:.0f} runs do",
-        subtitle=f"Spearman {decimal(agreement['spearman'])}, Pearson {decimal(agreement['pearson'])}; dotted: equal",
+        title=f"One backward pass against {agreement['heads']:.0f} runs: Spearman {decimal(agreement['spearman'])}",
+        subtitle=f"Pearson {decimal(agreement['pearson'])}; dotted: equal",
         width=640,
         height=520,
     )

@@ -23,6 +23,7 @@ from probe.interventions.base import Intervention
 from probe.interventions.outputs import HeadOutputs, RecordOutputs
 from probe.kernels.contract import Request
 from probe.recording import AttentionStats, Recording, request_for
+from probe.residual import ResidualStream
 from probe.seam import Seam, check_seam
 from probe.sources import Source, load_weights, resolve
 from probe.tokens import Tokens, chat, filler, ids_hash, padded, tokenize
@@ -131,6 +132,11 @@ class Model:
         from probe.tracing import traced
 
         return traced(self.hf, self.tokenizer)
+
+    @cached_property
+    def stream(self) -> ResidualStream:
+        """The residual stream: its layers, and hooks that read and set it; found out on first use."""
+        return ResidualStream(self)
 
     @property
     def has_chat_template(self) -> bool:

@@ -37,10 +37,17 @@ class ResidualStream:
     def __init__(self, model: Model) -> None:
         self._model = model
         self.layers: list[nn.Module] = _decoder_layers(model)
+        self._tuples: dict[int, bool] = {}
         writers = [self._writers(index) for index in range(len(self.layers))]
         self._attention = [pair[0] for pair in writers if pair is not None]
+        self._mlps = [pair[1] for pair in writers if pair is not None]
         self.blocks = SPLIT if len(self._attention) == len(self.layers) else WHOLE
         self.places = [(layer, block) for layer in range(len(self.layers)) for block in self.blocks]
+
+    @property
+    def split(self) -> bool:
+        """Whether attention and MLP can be told apart."""
+        return self.blocks == SPLIT
 
     @contextmanager
     def watched(self, see: Callable[[int, str, Tensor], None]) -> Iterator[None]:
@@ -68,7 +75,7 @@ class ResidualStream:
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
                 handles = [layer.register_forward_pre_hook(enter(index), with_kwargs=True)]
-                if self.blocks == SPLIT:
+                if self.split:
                     handles.append(self._attention[index].register_forward_hook(attended(index)))
                 handles.append(layer.register_forward_hook(left(index)))
                 for handle in handles:
@@ -93,6 +100,60 @@ class ResidualStream:
         finally:
             handle.remove()
 
+    @contextmanager
+    def entering(self, layer: int, states: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Let `states(stream)` enter a layer instead of the stream [rows, tokens, hidden] that would."""
+
+        def hook(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
+            if args:
+                return (states(args[0]), *args[1:]), options
+            return args, options | {"hidden_states": states(options["hidden_states"])}
+
+        handle = self.layers[layer].register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextmanager
+    def skipping(self, layers: Sequence[int]) -> Iterator[None]:
+        """Pass the stream by these layers untouched; nothing in them is computed, nor cached."""
+
+        def by(index: int) -> Callable[..., Any]:
+            def forward(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
+                return (hidden_states,) if self._tuples[index] else hidden_states
+
+            return forward
+
+        former = {index: self.layers[index].__dict__.get("forward") for index in layers}
+        try:
+            for index in layers:
+                self.layers[index].forward = by(index)
+            yield
+        finally:
+            for index, own in former.items():
+                if own is None:
+                    self.layers[index].__dict__.pop("forward", None)
+                else:  # one that was set on the object, as accelerate does
+                    self.layers[index].forward = own
+
+    @contextmanager
+    def writing(self, layer: int, write: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """Let a layer's MLP write `write(states)` instead of its states [rows, tokens, hidden]. Raises ProbeError."""
+        if not self.split:
+            raise ProbeError(f"{type(self._model.hf).__name__} keeps attention and MLP no two parts of its layers")
+
+        def hook(module: nn.Module, args: tuple, output: Any) -> Any:
+            states = _states(output)
+            new = write(states).view_as(states)
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        handle = self._mlps[layer].register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     @torch.no_grad()
     def _writers(self, index: int) -> tuple[nn.Module, nn.Module] | None:
         """The children that write to the stream, in call order; None where no two outputs add up to the change."""
@@ -106,6 +167,7 @@ class ResidualStream:
             around["in"] = _states(args[0] if args else options["hidden_states"]).detach().clone()
 
         def leave(module: nn.Module, args: tuple, output: Any) -> None:
+            self._tuples[index] = isinstance(output, tuple)
             around["out"] = _states(output).detach().clone()
 
         handles = [child.register_forward_hook(keep) for child in layer.children()]
