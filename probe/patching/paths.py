@@ -1,0 +1,213 @@
+"""Path patching: a sender's effect on the logits, or on chosen inputs of attention, along paths through no other head.
+
+Wang et al. 2022, appendix B; Goldowsky-Dill et al. 2023. The sender's output is that of the corrupted prompt, every
+other head's is kept at its clean value; MLPs are recomputed, or kept too (`freeze_mlps`). What then reaches the
+receivers enters a clean run in which everything else is recomputed.
+
+With the heads kept, nothing moves between columns: from the sender's layer on, a run is norms, MLPs and sums of the
+stream, which needs no attention and, for the logits, no column but END. All senders of a layer run at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from probe.errors import UsageError
+from probe.heads import Head
+from probe.interventions.base import AttentionCall, Intervention
+from probe.patching.effects import Effects, joined
+from probe.patching.nodes import MLP, Input, Sender, checked_inputs, checked_senders
+from probe.patching.runs import ROWS, Activations, Tail, activations
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.pairs import Pairs
+
+Progress = Callable[[int, int], None]
+
+
+def to_logits(
+    model: Model,
+    pairs: Pairs,
+    *,
+    senders: Sequence[Sender | tuple[int, int]] | None = None,
+    freeze_mlps: bool = False,
+    batch: int = 40,
+    progress: Progress | None = None,
+) -> Effects:
+    """The effect of each sender on the logit difference along the direct path, all heads unless `senders` says.
+
+    batch: prompts that run at once. progress: called with (senders done, senders planned), over all batches.
+    Raises UsageError for a sender that the model does not have.
+    """
+    return _patched(model, pairs, None, senders, freeze_mlps=freeze_mlps, end=True, batch=batch, progress=progress)
+
+
+def to_inputs(
+    model: Model,
+    pairs: Pairs,
+    receivers: Sequence[Input],
+    *,
+    senders: Sequence[Sender | tuple[int, int]] | None = None,
+    freeze_mlps: bool = False,
+    end: bool = False,
+    batch: int = 40,
+    progress: Progress | None = None,
+) -> Effects:
+    """The effect of each sender on the logit difference through the receivers' queries, keys or values.
+
+    end: patch the sender at END alone, which is all there is to queries of END; else at every column. A sender that no
+    receiver's layer follows has no path to any: its effect is 0. Raises UsageError for what the model does not have.
+    """
+    inputs = checked_inputs(model, receivers)
+    return _patched(model, pairs, inputs, senders, freeze_mlps=freeze_mlps, end=end, batch=batch, progress=progress)
+
+
+def _patched(
+    model: Model, pairs: Pairs, receivers: tuple[Input, ...] | None,
+    senders: Sequence[Sender | tuple[int, int]] | None, *,
+    freeze_mlps: bool, end: bool, batch: int, progress: Progress | None,
+) -> Effects:  # fmt: skip
+    nodes = checked_senders(model, senders)
+    if not model.stream.split and (freeze_mlps or any(isinstance(node, MLP) for node in nodes)):
+        raise UsageError(f"the MLPs of {model.name} cannot be told from its attention: patch heads, MLPs recomputed")
+    parts, done = [], 0
+    batches = list(pairs.batches(batch))
+    for rows, part in batches:
+        clean = activations(model, part, part.clean)
+        corrupted = activations(model, part, part.corrupted)
+        patched = clean.difference.repeat(len(nodes), 1)
+        for layer, places in _by_layer(nodes, max(1, ROWS // len(part) - 1)):
+            if found := _Senders(model, part, clean, corrupted, layer, freeze_mlps, end).effects(
+                [nodes[place] for place in places], receivers
+            ):
+                patched[places] += found[0]
+            done += len(places)
+            if progress is not None:
+                progress(done, len(nodes) * len(batches))
+        parts.append((rows, Effects(nodes, patched, clean.difference, corrupted.difference)))
+    return joined(parts, prompts=len(pairs))
+
+
+class _Senders:
+    """Senders of one layer, patched at once: copy 0 of the prompts is clean, the others have one sender each."""
+
+    def __init__(
+        self, model: Model, pairs: Pairs, clean: Activations, corrupted: Activations, layer: int, freeze_mlps: bool,
+        end: bool,
+    ) -> None:  # fmt: skip
+        self.model, self.pairs, self.clean, self.corrupted = model, pairs, clean, corrupted
+        self.layer, self.freeze_mlps = layer, freeze_mlps
+        self.tail = Tail(model, pairs, clean, end=end)
+
+    def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> tuple[Tensor] | None:
+        """Changes of the logit difference [senders, prompts]; None where no receiver can be reached."""
+        if receivers is None:
+            found, _ = self._frozen(senders, [])
+            return (found[1:] - found[0],)
+        reached = tuple(each for each in receivers if each.layer > self.layer)
+        if not reached:
+            return None
+        layers = sorted({each.layer for each in reached})
+        _, inputs = self._frozen(senders, layers)
+        found = self._received(inputs, reached, len(senders) + 1)
+        return (found[1:] - found[0],)
+
+    def _frozen(self, senders: list[Sender], layers: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
+        """Logit differences [copies, prompts] with all heads kept, and the stream that enters each of `layers`."""
+        copies, tail = len(senders) + 1, self.tail
+        size = len(self.pairs)
+        z = {self.layer: tail.copies(self.clean.z[self.layer], copies, columns=2)}
+        hooks: list[AbstractContextManager[None]] = []
+        frozen = range(self.layer, self.model.n_layers) if self.freeze_mlps else ()
+        written = {layer: tail.copies(self.clean.mlp[layer], copies) for layer in frozen}
+        for copy, sender in enumerate(senders, start=1):
+            own = slice(copy * size, (copy + 1) * size)
+            if isinstance(sender, Head):
+                z[self.layer][own, sender.head] = tail.copies(self.corrupted.z[self.layer], 1, columns=2)[
+                    :, sender.head
+                ]
+        senders_mlp = [copy for copy, sender in enumerate(senders, start=1) if isinstance(sender, MLP)]
+        other = tail.copies(self.corrupted.mlp[self.layer], 1) if senders_mlp else None
+        received: dict[int, Tensor] = {}
+
+        def write(layer: int) -> Callable[[Tensor], Tensor]:
+            def states(computed: Tensor) -> Tensor:
+                found = written.get(layer, computed).to(computed).clone().view(copies * size, -1, computed.shape[-1])
+                if layer == self.layer and other is not None:
+                    for copy in senders_mlp:
+                        found[copy * size : (copy + 1) * size] = other
+                return found.view_as(computed)
+
+            return states
+
+        def keep(layer: int) -> Callable[[Tensor], Tensor]:
+            def see(states: Tensor) -> Tensor:
+                received[layer] = states.clone()
+                return states
+
+            return see
+
+        for layer in written.keys() | ({self.layer} if senders_mlp else set()):
+            hooks.append(tail.stream.writing(layer, write(layer)))
+        hooks += [tail.stream.entering(layer, keep(layer)) for layer in layers]
+        entering = tail.copies(self.clean.entering[self.layer], copies)
+        held = _Kept(tail, self.clean, z, copies)
+        return tail.run(self.layer, entering, held, attention=False, hooks=hooks), received
+
+    def _received(self, inputs: dict[int, Tensor], receivers: tuple[Input, ...], copies: int) -> Tensor:
+        """Logit differences [copies, prompts] of clean runs whose receivers have what they have in other rows.
+
+        Those other rows, as many again, carry the patched stream into each receiver's layer.
+        """
+        tail, start = self.tail, min(inputs)
+        half = copies * len(self.pairs)
+        clean = tail.copies(self.clean.entering[start], copies)
+
+        def lead(layer: int) -> Callable[[Tensor], Tensor]:
+            return lambda states: torch.cat([states[:half], inputs[layer]])
+
+        hooks = [tail.stream.entering(layer, lead(layer)) for layer in inputs if layer != start]
+        taken = _Taken(receivers, half)
+        return tail.run(start, torch.cat([clean, inputs[start]]), taken, hooks=hooks)[:copies]
+
+
+class _Kept(Intervention):
+    """Gives every layer's z: as it is in `z`, where it stands there, else that of the clean run."""
+
+    def __init__(self, tail: Tail, clean: Activations, z: dict[int, Tensor], copies: int) -> None:
+        self._tail, self._clean, self._z, self._copies = tail, clean, z, copies
+
+    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
+        own = self._z.get(call.layer)
+        return self._tail.copies(self._clean.z[call.layer], self._copies, columns=2) if own is None else own
+
+
+class _Taken(Intervention):
+    """The first rows take the receivers' queries, keys and values from the rows after `half`."""
+
+    def __init__(self, receivers: Sequence[Input], half: int) -> None:
+        self._receivers, self._half = receivers, half
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        for kind, name in (("q", "query"), ("k", "key"), ("v", "value")):
+            heads = [each.head for each in self._receivers if (each.kind, each.layer) == (kind, call.layer)]
+            if heads:
+                states = getattr(call, name).clone()
+                states[: self._half, heads] = states[self._half :, heads]
+                call = replace(call, **{name: states})
+        return call
+
+
+def _by_layer(nodes: Sequence[Sender], most: int) -> Iterator[tuple[int, list[int]]]:
+    """Places of the nodes of each layer, at most so many at a time."""
+    for layer in sorted({node.layer for node in nodes}):
+        places = [place for place, node in enumerate(nodes) if node.layer == layer]
+        for start in range(0, len(places), most):
+            yield layer, places[start : start + most]

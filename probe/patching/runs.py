@@ -1,0 +1,195 @@
+"""Runs that patching starts from: what one side of the pairs computes, and forward passes that begin at a layer.
+
+A patched run differs from the clean one only behind the patch, so it begins there: layers before it are skipped and the
+clean stream enters. And where only END is patched, only END changes, for attention is causal: the earlier columns
+stand in the clean run's key-value cache, and the patched run is one decoding step. Many patches run at once, as copies
+of the prompts in one batch: row = copy x prompts + prompt. Copy 0 is never patched, so that a patch which changes
+nothing has an effect of exactly nothing.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, PreTrainedModel
+
+from probe.attention import engaged
+from probe.decoding import crop, repeat
+from probe.interventions.base import AttentionCall, Intervention
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.pairs import Pairs
+    from probe.residual import ResidualStream
+
+ROWS = 400
+"""Rows of a batch, copies times prompts; what is held grows with it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """What one side of the pairs computed: by layer, over all columns.
+
+    entering [prompts, tokens, hidden]: the stream that enters the layer. z [prompts, heads, tokens, value_dim]. mlp
+    [prompts, tokens, hidden]: what the MLP writes, empty where a layer has no MLP of its own. query, key, value: as
+    attention takes them, after rotary embedding. difference [prompts]: the logit difference. cache: keys and values of
+    the columns before END.
+    """
+
+    entering: tuple[Tensor, ...]
+    z: tuple[Tensor, ...]
+    mlp: tuple[Tensor, ...]
+    query: tuple[Tensor, ...]
+    key: tuple[Tensor, ...]
+    value: tuple[Tensor, ...]
+    difference: Tensor
+    cache: DynamicCache
+
+
+class _Operands(Intervention):
+    """Changes nothing; keeps the operands and the output of every layer."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, list[Tensor]] = {}
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        self.kept[call.layer] = [call.query.detach(), call.key.detach(), call.value.detach()]
+        return call
+
+    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
+        self.kept[call.layer].append(output.detach())
+        return output
+
+
+@torch.no_grad()
+def activations(model: Model, pairs: Pairs, ids: Tensor) -> Activations:
+    """What the prompts `ids`, one side of the pairs, compute in one forward pass."""
+    stream = model.stream
+    entering: dict[int, Tensor] = {}
+    mlp: dict[int, Tensor] = {}
+    operands = _Operands()
+
+    def keep(into: dict[int, Tensor], layer: int) -> Callable[[Tensor], Tensor]:
+        def see(states: Tensor) -> Tensor:
+            into[layer] = states.detach().clone()
+            return states
+
+        return see
+
+    cache = DynamicCache()
+    with ExitStack() as stack:
+        for layer in range(model.n_layers):
+            stack.enter_context(stream.entering(layer, keep(entering, layer)))
+            if stream.split:
+                stack.enter_context(stream.writing(layer, keep(mlp, layer)))
+        difference = _forward(model, pairs, ids, (operands,), copies=1, cache=cache)[0]
+    layers = range(model.n_layers)
+    query, key, value, z = zip(*(operands.kept[layer] for layer in layers), strict=True)
+    return Activations(
+        entering=tuple(entering[layer] for layer in layers),
+        z=z,
+        mlp=tuple(mlp[layer] for layer in layers) if stream.split else (),
+        query=query,
+        key=key,
+        value=value,
+        difference=difference,
+        cache=crop(cache, ids.shape[1] - 1),
+    )
+
+
+class Tail:
+    """Forward passes of copies of the clean prompts that begin at a layer.
+
+    end: run only END, the other columns read from the clean run's cache; else all columns.
+    """
+
+    def __init__(self, model: Model, pairs: Pairs, clean: Activations, *, end: bool) -> None:
+        self.model, self.pairs, self.clean, self.end = model, pairs, clean, end
+        self.stream: ResidualStream = model.stream
+
+    @property
+    def columns(self) -> slice:
+        """The columns that run."""
+        return slice(self.pairs.end, None) if self.end else slice(None)
+
+    def copies(self, values: Tensor, count: int, *, columns: int = 1) -> Tensor:
+        """Values of the clean run [prompts, ...] of the columns that run, once for each copy: [rows, ...]."""
+        own = values.narrow(columns, self.pairs.end, 1) if self.end else values
+        return own.repeat(count, *[1] * (own.ndim - 1))
+
+    @torch.no_grad()
+    def run(
+        self,
+        start: int,
+        entering: Tensor,
+        *interventions: Intervention,
+        attention: bool = True,
+        hooks: Sequence[AbstractContextManager[None]] = (),
+    ) -> Tensor:
+        """Logit differences [copies, prompts]; entering [rows, columns, hidden] enters layer `start`.
+
+        attention: False where the interventions give every z, so that what a query sees does not matter.
+        """
+        copies = entering.shape[0] // len(self.pairs)
+        ids = self.pairs.clean[:, self.columns].repeat(copies, 1)
+        cache = repeat(self.clean.cache, copies) if attention and self.end and self.pairs.end else None
+        with ExitStack() as stack:
+            stack.enter_context(self.stream.skipping(range(start)))
+            for hook in hooks:
+                stack.enter_context(hook)
+            stack.enter_context(self.stream.entering(start, lambda states: entering.to(states)))
+            return _forward(self.model, self.pairs, ids, interventions, copies=copies, cache=cache, masked=attention)
+
+
+def _forward(
+    model: Model, pairs: Pairs, ids: Tensor, interventions: Sequence[Intervention], *, copies: int,
+    cache: DynamicCache | None, masked: bool = True,
+) -> Tensor:  # fmt: skip
+    """Logit differences [copies, prompts] of ids [rows, columns], which continue the cache."""
+    accepted = inspect.signature(model.hf.forward).parameters
+    options: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None:
+        options["past_key_values"] = cache
+    if masked and pairs.padding is not None:
+        padding = pairs.padding.repeat(copies, 1).to(model.device)
+        options["attention_mask"] = padding
+        if "position_ids" in accepted:
+            options["position_ids"] = (padding.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+    if "logits_to_keep" in accepted:
+        options["logits_to_keep"] = 1
+    answers = torch.stack([pairs.good, pairs.bad], 1).repeat(copies, 1).to(model.device)
+    with (
+        engaged(model.hf, interventions=tuple(interventions), implementation=model.implementation),
+        _only(model.hf, answers),
+    ):
+        logits = model.hf(input_ids=ids.to(model.device), **options).logits[:, -1].float()
+    if logits.shape[1] != 2:
+        logits = logits.gather(1, answers)
+    return (logits[:, 0] - logits[:, 1]).view(copies, len(pairs)).cpu()
+
+
+@contextmanager
+def _only(hf: PreTrainedModel, answers: Tensor) -> Iterator[None]:
+    """Unembed the answers [rows, 2] alone, to logits [rows, tokens, 2]: the vocabulary would be half of the work."""
+    head = hf.get_output_embeddings()
+    if type(head) is not nn.Linear or "forward" in head.__dict__:
+        yield
+        return
+    weight = head.weight[answers]
+    bias = None if head.bias is None else head.bias[answers][:, None]
+
+    def forward(states: Tensor) -> Tensor:
+        logits = states @ weight.transpose(1, 2)
+        return logits if bias is None else logits + bias
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        del head.forward
