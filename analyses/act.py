@@ -31,7 +31,7 @@ from probe.heads import Head
 from probe.interventions import Blend, CalibrateSinks
 from probe.manifest import Recorder
 from probe.results import Result
-from probe.runs import RunFolder
+from probe.runs import RunFolder, Steps
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -197,25 +197,13 @@ def carry_out(
     recorder = Recorder(
         model, analysis="act", options=plan.config(), seed=plan.seed, before=0.0 if folder is None else folder.seconds
     )
-    done = {} if folder is None else {sample["step"]: sample["found"] for sample in folder.samples()}
     candidates = [Head(layer, head) for layer in plan.layers for head in range(model.n_heads)]
     random_heads = random.Random(plan.seed)
     swept = sorted(random_heads.sample(candidates, min(plan.sweep, len(candidates))))
     splits = list(dict.fromkeys(example.split for example in plan.examples))
     scorers = {split: Scorer(model, [each for each in plan.examples if each.split == split]) for split in splits}
     calibration = scorers["calibration"]
-    total, finished = 1 + len(swept) + len(splits) * (4 + plan.draws), 0
-
-    def step(name: str, compute: Callable[[], Any]) -> Any:
-        nonlocal finished
-        if name not in done:
-            done[name] = compute()
-            if folder is not None:
-                folder.append({"step": name, "found": done[name]})
-        finished += 1
-        if progress is not None:
-            progress(finished, total)
-        return done[name]
+    step = Steps(folder, 1 + len(swept) + len(splits) * (4 + plan.draws), progress)
 
     def scored(heads: Sequence[Head], scorer: Scorer) -> list[list[float]]:
         with model.intervene(*([act(heads)] if heads else [])):

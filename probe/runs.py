@@ -15,7 +15,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -140,6 +140,31 @@ class RunFolder:
             lines.append(line)
             kept = end
         return lines
+
+
+class Steps:
+    """The named steps of a run: those that its folder holds are not done again, and each that is done is kept there.
+
+    folder: None keeps nothing. progress: called with (steps done, steps planned) after each.
+    """
+
+    def __init__(
+        self, folder: RunFolder | None, total: int, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        self._folder, self._total, self._progress = folder, total, progress
+        self._found = {} if folder is None else {sample["step"]: sample["found"] for sample in folder.samples()}
+        self._done = 0
+
+    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
+        """What the step found, as JSON holds it: computed now, or by an earlier process."""
+        if name not in self._found:
+            self._found[name] = compute()
+            if self._folder is not None:
+                self._folder.append({"step": name, "found": self._found[name]})
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+        return self._found[name]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

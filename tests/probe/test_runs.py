@@ -8,7 +8,7 @@ import pytest
 
 from probe.errors import ProbeError, UsageError
 from probe.heads import Head
-from probe.runs import RunFolder, default_folder
+from probe.runs import RunFolder, Steps, default_folder
 
 CONFIG = {"lengths": (300, 600), "seed": 0, "haystack": None, "threshold": math.inf}
 
@@ -130,3 +130,21 @@ def test_default_folder_names_command_model_and_options():
     assert folder == default_folder("heads", "org/SmolLM2 135M", dict(reversed(CONFIG.items())))
     assert folder != default_folder("heads", "org/SmolLM2 135M", CONFIG | {"seed": 1})
     assert default_folder("heads", "/", {}).name.startswith("heads-model-")
+
+
+def test_steps_are_done_once_and_their_progress_counts_those_that_were_there(tmp_path):
+    seen, calls = [], []
+
+    def compute(value):
+        calls.append(value)
+        return [value, math.nan]
+
+    with RunFolder(tmp_path, CONFIG) as folder:
+        steps = Steps(folder, 3, lambda done, total: seen.append((done, total)))
+        assert steps("a", lambda: compute(1))[0] == 1
+    with RunFolder(tmp_path, CONFIG) as folder:
+        steps = Steps(folder, 3, lambda done, total: seen.append((done, total)))
+        assert steps("a", lambda: compute(2))[0] == 1 and steps("b", lambda: compute(3))[0] == 3
+        assert steps("b", lambda: compute(4))[0] == 3
+    assert calls == [1, 3] and seen == [(1, 3), (1, 3), (2, 3), (3, 3)]
+    assert Steps(None, 1)("a", lambda: 5) == 5
