@@ -26,7 +26,7 @@ def styled(figure: Figure, *, title: str, subtitle: str = "", width: int = 860, 
         text += f"<br><span style='font-size:13px;color:{MUTED}'>{subtitle}</span>"
     figure.update_layout(
         title={
-            "text": text, "x": 0.02, "xanchor": "left", "y": 1 - 18 / height, "yanchor": "top", "font": {"size": 18},
+            "text": text, "x": 0.02, "xanchor": "left", "y": 1 - 26 / height, "yanchor": "top", "font": {"size": 18},
         },
         font={"family": FONT, "size": 13, "color": INK},
         paper_bgcolor="white",
