@@ -12,26 +12,157 @@ the same tokens, the same heads forced onto random tokens, and onto the right an
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from probe.analyses import circuits
 from probe.analyses.intervals import wilson
-from probe.errors import UsageError
+from probe.analyses.tasks.registry import task
+from probe.errors import ProbeError, UsageError
 from probe.heads import Head
 from probe.interventions import ForceAttention
+from probe.manifest import Recorder
+from probe.results import Result
+from probe.runs import RunFolder, Steps
+from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
     from probe.models import Model
     from probe.pairs import Pairs
+
+Progress = Callable[[int, int], None]
 
 NONE, REPAIR, RIGHT, TOKENS, HEADS = (
     "no heads", "wrong answers", "right answer", "random tokens", "random heads",
 )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run does."""
+
+    source: str = "ioi"
+    """The task whose effects show the heads."""
+    target: str = "colored-objects"
+    """The task that is repaired; its prompts have choices and the roles "right" and "wrong ..."."""
+    source_prompts: int = 40
+    prompts: int = 160
+    seed: int = 0
+    draws: int = 5
+    least: float = 10.0
+    """Percent of the gap that a head of the source moves at least."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the target, such as shots."""
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Repair(Result):
+    """What forcing a task's heads onto the wrong answers of another does.
+
+    heads: those that were forced, found on the source. conditions: one row for each condition and draw: condition,
+    draw, heads, best (share of prompts whose right answer beats the other choices) with best_low and best_high (Wilson,
+    95 %), top1 (over the vocabulary), newly_wrong and newly_right (by `best`), n.
+    """
+
+    source: str
+    target: str
+    heads: tuple[Head, ...]
+    chance: float
+    conditions: pd.DataFrame
+
+    def to_df(self) -> pd.DataFrame:
+        """One row for each condition, its draws averaged, in the order in which they ran."""
+        numbers = ["best", "top1", "newly_wrong", "newly_right"]
+        return self.conditions.groupby("condition", sort=False)[numbers].mean().reset_index()
+
+    def value(self, condition: str, number: str = "best") -> float:
+        """One number of a condition, over its draws."""
+        return float(self.conditions.loc[self.conditions["condition"] == condition, number].mean())
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """The analysis in sentences."""
+        names = " ".join(map(str, self.heads))
+        return (
+            f"{names}, found on {self.source} to read the wrong answer and demote it, forced onto the wrong answers of "
+            f"{self.target}: {self.value(NONE):.1%} to {self.value(REPAIR):.1%} best of "
+            f"{round(1 / self.chance)}, {self.value(REPAIR, 'newly_wrong'):.0f} newly wrong",
+            f"controls: the right answer {self.value(RIGHT):.1%}, random tokens {self.value(TOKENS):.1%}, random heads "
+            f"{self.value(HEADS):.1%}; chance {self.chance:.1%}",
+            "an oracle intervention: the right answer says which answers are wrong, so this is evidence about a "
+            "mechanism and no gain",
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """repair: the share of right answers under each condition."""
+        from probe.analyses.repair_figures import condition_figure
+
+        return {"repair": condition_figure(self)}
+
+
+def run(
+    model: Model, *, settings: Settings | None = None, out: str | Path | None = None, progress: Progress | None = None
+) -> Repair:
+    """The repair of one task with the mechanism of another. out: a folder to continue from and to save in. progress:
+    called with (steps done, steps planned). Raises UsageError."""
+    chosen = settings or Settings()
+    if out is None:
+        return _carry_out(model, chosen, None, progress)
+    with RunFolder(out, run_config(model, chosen)) as folder:
+        if folder.finished:
+            return Repair.load(folder.path)
+        found = _carry_out(model, chosen, folder, progress)
+        found.save(folder.path)
+        return found
+
+
+def run_config(model: Model, settings: Settings) -> dict[str, Any]:
+    """What a run folder must have been made with to be continued."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"analysis": "repair", "weights": model.weights_hash, "dtype": dtype} | asdict(settings)
+
+
+def _carry_out(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Repair:
+    before = 0.0 if folder is None else folder.seconds
+    recorder = Recorder(model, analysis="repair", options=asdict(settings), seed=settings.seed, before=before)
+    target = task(model, settings.target, prompts=settings.prompts, seed=settings.seed, **settings.options)
+    pairs = target.pairs(model)
+    steps = Steps(folder, 4 + 2 * settings.draws, progress)
+    found = steps("heads", lambda: [str(head) for head in negative_movers(model, settings)])
+    heads = [Head.parse(name) for name in found]
+    if not heads:
+        raise ProbeError(
+            f"no head of {model.name} reads the wrong answer of {settings.source} and demotes it by "
+            f"{settings.least:g} % of the gap: there is nothing to repair with"
+        )
+    rows = conditions(model, pairs, heads, draws=settings.draws, seed=settings.seed, steps=steps)
+    assert pairs.choices is not None
+    return Repair(
+        manifest=recorder.manifest(prompts=[ids_hash(row) for row in pairs.clean]),
+        source=settings.source,
+        target=settings.target,
+        heads=tuple(heads),
+        chance=1 / pairs.choices.shape[1],
+        conditions=pd.DataFrame(rows),
+    )
+
+
+def negative_movers(model: Model, settings: Settings) -> list[Head]:
+    """The heads that support the source's answer by reading a wrong one, by path patching to the logits."""
+    search = circuits.Settings(
+        task=settings.source, prompts=settings.source_prompts, seed=settings.seed, stages=1, tests=False
+    )
+    rows = circuits.run(model, settings=search).stage("logits")
+    rows = rows[(rows["role"] == "negative mover") & (rows["percent"] >= settings.least) & rows["kept"]]
+    return [Head(int(layer), int(head)) for layer, head in zip(rows["layer"], rows["head"], strict=True)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,20 +218,12 @@ def random_columns(pairs: Pairs, count: int, *, seed: int) -> Tensor:
 
 
 def conditions(
-    model: Model,
-    pairs: Pairs,
-    heads: Sequence[Head],
-    *,
-    candidates: Sequence[Head],
-    draws: int = 5,
-    seed: int = 0,
-) -> list[dict[str, object]]:
-    """One row for each condition and draw: accuracy among the choices and over the vocabulary, newly wrong and right.
-
-    candidates: the heads that random ones are drawn from; those that are repaired are left out.
-    """
+    model: Model, pairs: Pairs, heads: Sequence[Head], *, draws: int = 5, seed: int = 0, steps: Steps | None = None
+) -> list[dict[str, Any]]:
+    """One row for each condition and draw; `Repair` says what is in it."""
+    step = steps or Steps(None, 3 + 2 * draws)
     wrong, right = wrong_columns(pairs), pairs.roles["right"][:, None]
-    others = [head for head in candidates if head not in set(heads)]
+    others = [head for head in model.heads() if head not in set(heads)]
     draw = random.Random(seed)
     plan: list[tuple[str, int, Sequence[Head], Tensor | None]] = [
         (NONE, 0, (), None),
@@ -109,14 +232,20 @@ def conditions(
     ]
     plan += [(TOKENS, each, heads, random_columns(pairs, wrong.shape[1], seed=seed + each)) for each in range(draws)]
     plan += [(HEADS, each, draw.sample(others, len(heads)), wrong) for each in range(draws)]
+
+    def run(forced: Sequence[Head], columns: Tensor | None) -> dict[str, list[int]]:
+        given = answers(model, pairs, heads=forced, keys=columns)
+        return {"best": given.best.tolist(), "top": given.top.tolist()}
+
     before: Answers | None = None
     rows = []
     for name, number, forced, columns in plan:
-        found = answers(model, pairs, heads=forced, keys=columns)
-        before = found if before is None else before
+        kept = step(f"{name} {number}", lambda forced=forced, columns=columns: run(forced, columns))
+        given = Answers(torch.tensor(kept["best"]), torch.tensor(kept["top"]))
+        before = given if before is None else before
         rows.append(
             {"condition": name, "draw": number, "heads": " ".join(map(str, forced))}
-            | compared(found, before, pairs.good)
+            | compared(given, before, pairs.good)
         )
     return rows
 
@@ -134,9 +263,3 @@ def compared(found: Answers, before: Answers, good: Tensor) -> dict[str, float]:
         "newly_right": int((right & ~was).sum()),
         "n": len(right),
     }
-
-
-def mean_rows(table: pd.DataFrame) -> pd.DataFrame:
-    """One row for each condition, its draws averaged, in the order in which they ran."""
-    numbers = ["best", "top1", "newly_wrong", "newly_right"]
-    return table.groupby("condition", sort=False)[numbers].mean().reset_index()

@@ -93,7 +93,7 @@ class Shared:
     dtype: str | None
     seed: int
     out: Path | None
-    layers: tuple[int, ...] | None
+    layers: tuple[int, ...] | None = None
     dry_run: bool
     as_json: bool
     quiet: bool

@@ -184,8 +184,8 @@ def _only(hf: PreTrainedModel, answers: Tensor) -> Iterator[None]:
     weight = head.weight[answers]
     bias = None if head.bias is None else head.bias[answers][:, None]
 
-    def forward(states: Tensor) -> Tensor:
-        logits = states @ weight.transpose(1, 2)
+    def forward(input: Tensor) -> Tensor:
+        logits = input @ weight.transpose(1, 2)
         return logits if bias is None else logits + bias
 
     head.forward = forward

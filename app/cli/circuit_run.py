@@ -1,0 +1,137 @@
+"""The work behind `probe circuit`: each analysis in its run folder, and what to print of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+import probe
+from probe.analyses import circuits
+from probe.analyses import repair as repairs
+from probe.analyses import reuse as comparisons
+from probe.app.cli.circuit import RepairOptions, ReuseOptions, SearchOptions
+from probe.app.cli.options import Shared
+from probe.app.cli.progress import bar, continuing, note
+from probe.app.cli.tables import show
+from probe.figures import save_pictures
+from probe.jsonable import dumps, plain
+from probe.results import Result
+from probe.runs import RunFolder, default_folder
+
+SHOWN = {
+    "stage": "stage",
+    "name": "head",
+    "percent": "effect, %",
+    "percent_error": "±",
+    "raw": "logits",
+    "role": "role",
+}
+
+
+def search(task: str, options: SearchOptions) -> None:
+    """The circuit of a task."""
+    model = _model(options)
+    settings = circuits.Settings(
+        task=task, prompts=options.prompts, seed=options.seed, options=options.chosen, top=options.top,
+        stages=options.stages, freeze_mlps=options.freeze_mlps, fill=options.fill, draws=options.draws,
+    )  # fmt: skip
+    made = circuits.prompts(model, settings)
+    config = circuits.run_config(model, settings, made)
+    folder = options.out or default_folder(f"circuit-{Path(task).stem}", options.model, config)
+    if not _opened(model, options, f"{len(made)} pairs of {made.name}, {settings.stages} stages", folder):
+        return
+    with continuing(folder), RunFolder(folder, config) as run_folder, bar("steps", quiet=options.quiet) as progress:
+        found = circuits.run(model, settings=settings, task=made, out=run_folder, progress=progress)
+    if _closed(found, folder, options, found.findings):
+        return
+    _print_rows(found.to_df()[list(SHOWN)].rename(columns=SHOWN))
+    if len(found.tests):
+        click.echo()
+        tests = found.tests.groupby(["test", "what"], sort=False)[["heads", "ld", "value"]].mean().reset_index()
+        _print_rows(tests[tests["test"] != "minimality"].rename(columns={"what": "of", "ld": "LD"}))
+    _say(found.findings, folder, options)
+
+
+def reuse(options: ReuseOptions) -> None:
+    """Two circuits compared."""
+    model = _model(options)
+    settings = circuits.Settings(
+        prompts=options.prompts, seed=options.seed, top=options.top, freeze_mlps=options.freeze_mlps, stages=2,
+        tests=False,
+    )  # fmt: skip
+    config = {"weights": model.weights_hash, "tasks": [options.first, options.second, options.control]}
+    folder = options.out or default_folder("reuse", options.model, config | asdict(settings))
+    asked = f"{options.first} and {options.second}, control {options.control}, {options.prompts} pairs each"
+    if not _opened(model, options, asked, folder):
+        return
+    with continuing(folder), bar("steps", quiet=options.quiet) as progress:
+        found = comparisons.run(
+            model, options.first, options.second, control=options.control, k=options.top, settings=settings,
+            out=folder, progress=progress,
+        )  # fmt: skip
+    if _closed(found, folder, options, found.findings):
+        return
+    _print_rows(found.overlaps)
+    click.echo(f"shared on the logits: {' '.join(found.shared())}")
+    _say(found.findings, folder, options)
+
+
+def repair(options: RepairOptions) -> None:
+    """Colored Objects repaired with IOI's mechanism."""
+    model = _model(options)
+    settings = repairs.Settings(prompts=options.prompts, seed=options.seed, draws=options.draws, options=options.chosen)
+    folder = options.out or default_folder("repair", options.model, repairs.run_config(model, settings))
+    if not _opened(model, options, f"{options.prompts} pairs of {settings.target}", folder):
+        return
+    with continuing(folder), bar("steps", quiet=options.quiet) as progress:
+        found = repairs.run(model, settings=settings, out=folder, progress=progress)
+    if _closed(found, folder, options, found.findings):
+        return
+    _print_rows(found.to_df())
+    _say(found.findings, folder, options)
+
+
+def _model(options: Shared) -> probe.Model:
+    return probe.load(options.model, revision=options.revision, device=options.device, dtype=options.dtype)
+
+
+def _opened(model: probe.Model, options: Shared, asked: str, folder: Path) -> bool:
+    """Say what will run; whether it is to run."""
+    click.echo(f"{model}\n{asked}; folder {folder}", err=options.as_json)
+    if options.dry_run and options.as_json:
+        click.echo(dumps({"folder": str(folder), "heads": model.n_layers * model.n_heads}))
+    return not options.dry_run
+
+
+def _closed(found: Result, folder: Path, options: Shared, findings: Sequence[str]) -> bool:
+    """Save the pictures, and print everything as JSON where that is asked for; whether it was."""
+    save_pictures(found.figures(), folder / "figures")
+    if options.as_json:
+        click.echo(dumps(found.to_dict() | plain({"findings": list(findings), "folder": str(folder)})))
+    return options.as_json
+
+
+def _say(findings: Sequence[str], folder: Path, options: Shared) -> None:
+    click.echo()
+    for line in findings:
+        click.echo(line)
+    note(f"saved in {folder}", quiet=options.quiet)
+
+
+def _print_rows(table: Any) -> None:
+    """A data frame as a table, numbers to the right."""
+    records: list[Mapping[str, Any]] = table.to_dict("records")
+    numbers = [str(column) for column in table.columns if not isinstance(records[0][column], str)] if records else []
+    show(
+        [str(column) for column in table.columns],
+        [[_text(value) for value in row.values()] for row in records],
+        right=numbers,
+    )
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
