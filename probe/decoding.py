@@ -32,14 +32,18 @@ def crop(cache: DynamicCache, length: int) -> DynamicCache:
     return cache
 
 
-def repeat(cache: DynamicCache, rows: int) -> DynamicCache:
-    """A new cache with `rows` copies of a single-row cache; the original stays as it is."""
+def repeat(cache: DynamicCache, rows: int, *, start: int = 0) -> DynamicCache:
+    """A new cache with the rows of a cache `rows` times over; the original stays as it is.
+
+    Layers before `start`, which will not run, keep their rows: they only say how long the cache is.
+    """
     copy = DynamicCache()
     for index, layer in enumerate(cache.layers):
         keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
         if keys is None or values is None:
             raise ValueError(f"layer {index} of the cache holds no keys: prefill it before repeating it")
-        copy.update(keys.repeat(rows, 1, 1, 1), values.repeat(rows, 1, 1, 1), index)
+        times = rows if index >= start else 1
+        copy.update(keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1), index)
     return copy
 
 

@@ -138,7 +138,7 @@ class Tail:
         """
         copies = entering.shape[0] // len(self.pairs)
         ids = self.pairs.clean[:, self.columns].repeat(copies, 1)
-        cache = repeat(self.clean.cache, copies) if attention and self.end and self.pairs.end else None
+        cache = repeat(self.clean.cache, copies, start=start) if attention and self.end and self.pairs.end else None
         with ExitStack() as stack:
             stack.enter_context(self.stream.skipping(range(start)))
             for hook in hooks:
