@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from probe.errors import UsageError
+from probe.errors import ProbeError, UsageError
 from probe.tokens import Tokens, padded
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class PromptPair:
     """One clean and one corrupted prompt as text.
 
-    good, bad: the answers as they follow the prompt, " Mary"; each is one token. choices: all answers in question.
+    good, bad: the answers as they follow the prompt, " Mary"; each is one token. choices: all answers in question, good
+    first.
     roles: characters [start, end) of the clean prompt by name ("S2"); the last token that covers them has the role.
     group: what an average over other prompts may mix with, such as the template's name.
     """
@@ -64,8 +65,10 @@ class Pairs:
         return self.clean.shape[1] - 1
 
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
-        """Some of the pairs, without the padding that none of them needs."""
+        """Some of the pairs, by index or mask, without the padding that none of them needs."""
         rows = torch.as_tensor(rows)
+        if rows.dtype == torch.bool:
+            rows = rows.nonzero()[:, 0]
         shift = 0
         if self.padding is not None:
             shift = int((~self.padding[rows]).sum(1).min())
@@ -106,15 +109,19 @@ def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = Non
                 f"clean and corrupted prompts must have as many tokens, got {len(one)} and {len(other)}: "
                 f"{_short(prompt.clean)} and {_short(prompt.corrupted)}"
             )
+        if len(one) == 0:
+            raise UsageError("expected prompts of at least one token, got an empty one")
+        if prompt.choices and prompt.choices[0] != prompt.good:
+            raise UsageError(f"choices must begin with the right answer {prompt.good!r}, got {prompt.choices}")
     ids, padding = padded([tokens.ids for tokens in clean], model.tokenizer, "left")
     others, _ = padded([tokens.ids for tokens in corrupted], model.tokenizer, "left")
     names = list(prompts[0].roles)
-    if any(list(prompt.roles) != names for prompt in prompts):
+    if any(set(prompt.roles) != set(names) for prompt in prompts):
         raise UsageError(f"every prompt must name the roles of the first, {names}")
     columns = {
         name: torch.tensor(
             [
-                tokens.span(*prompt.roles[name])[-1] + ids.shape[1] - len(tokens)
+                _token(prompt, tokens, name) + ids.shape[1] - len(tokens)
                 for prompt, tokens in zip(prompts, clean, strict=True)
             ]
         )
@@ -123,12 +130,17 @@ def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = Non
     counts = {len(prompt.choices) for prompt in prompts}
     if len(counts) > 1:
         raise UsageError(f"every prompt must have as many choices, got {sorted(counts)}")
+    good = [answer(model, tokens, prompt.good) for prompt, tokens in zip(prompts, clean, strict=True)]
+    bad = [answer(model, tokens, prompt.bad) for prompt, tokens in zip(prompts, clean, strict=True)]
+    for prompt, one, other in zip(prompts, good, bad, strict=True):
+        if one == other:
+            raise UsageError(f"good and bad must differ, got {prompt.good!r} for both after {_short(prompt.clean)}")
     return Pairs(
         clean=ids,
         corrupted=others,
         padding=padding,
-        good=torch.tensor([answer(model, tokens, prompt.good) for prompt, tokens in zip(prompts, clean, strict=True)]),
-        bad=torch.tensor([answer(model, tokens, prompt.bad) for prompt, tokens in zip(prompts, clean, strict=True)]),
+        good=torch.tensor(good),
+        bad=torch.tensor(bad),
         choices=None
         if counts == {0}
         else torch.tensor(
@@ -148,6 +160,14 @@ def answer(model: Model, prompt: Tokens, text: str) -> int:
     if len(full) != len(prompt) + 1 or not bool((full[: len(prompt)] == prompt.ids).all()):
         raise UsageError(f"the answer {text!r} is not one token of {model.name} after {_short(prompt.text)}")
     return int(full[-1])
+
+
+def _token(prompt: PromptPair, tokens: Tokens, role: str) -> int:
+    """The index of the last token that covers a role's characters."""
+    try:
+        return tokens.span(*prompt.roles[role])[-1]
+    except ProbeError as error:
+        raise UsageError(f"the role {role!r} of {_short(prompt.clean)}: {error}") from None
 
 
 def _short(text: str) -> str:
