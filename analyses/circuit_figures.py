@@ -79,7 +79,7 @@ def effect_map(found: Circuit) -> go.Figure:
     layers, heads = effects.shape
     figure = go.Figure(
         go.Heatmap(
-            z=effects.T,
+            z=effects.T.tolist(),
             zmin=-most,
             zmax=most,
             colorscale=SIGNED_SCALE,

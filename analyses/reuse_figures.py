@@ -11,53 +11,63 @@ from probe.analyses.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILI
 from probe.analyses.reuse import AGAIN, CONTROL, FIRST, SECOND
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from probe.analyses.reuse import Reuse
 
 SIDES = {FIRST: (0.0, "middle left"), SECOND: (1.0, "middle right")}
 
 
 def joined_circuits(found: Reuse) -> go.Figure:
-    """The k largest effects of each task on the logits, by layer; a line joins a head that both have."""
+    """The k largest effects of each task on the logits, one line a head, by layer; joined where both tasks have it."""
     rows = found.effects[found.effects["stage"] == "logits"].set_index("name")
+    tops = {
+        run: rows.loc[rows[run].abs().sort_values(ascending=False, kind="stable").index[: found.k]] for run in SIDES
+    }
+    heads = rows.loc[sorted(set(tops[FIRST].index) | set(tops[SECOND].index), key=lambda name: _place(rows, name))]
+    height = {str(name): place for place, name in enumerate(heads.index)}
     shared = found.shared()
     figure = go.Figure()
-    heights: dict[str, dict[str, float]] = {}
-    for run, (x, text) in SIDES.items():
-        top = rows.loc[rows[run].abs().sort_values(ascending=False, kind="stable").index[: found.k]]
-        heights[run] = _spread({str(name): float(layer) for name, layer in top["layer"].items()})
-        names = list(heights[run])
+    for name in shared:
         figure.add_scatter(
-            x=[x] * len(names),
-            y=[heights[run][name] for name in names],
+            x=[0, 1], y=[height[name]] * 2, mode="lines", line={"color": GREEN, "width": 2}, opacity=0.5,
+            hoverinfo="skip", showlegend=False,
+        )  # fmt: skip
+    for run, (x, text) in SIDES.items():
+        top = tops[run]
+        figure.add_scatter(
+            x=[x] * len(top),
+            y=[height[str(name)] for name in top.index],
             mode="markers+text",
-            text=[f"{name} {rows.loc[name, run]:+.0f} %" for name in names],
+            text=[f"{name} {value:+.0f} %" for name, value in top[run].items()],
             textposition=text,
             textfont={"size": 12, "color": INK},
             marker={
-                "size": [10 + 4 * abs(rows.loc[name, run]) ** 0.5 for name in names],
-                "color": [BLUE if rows.loc[name, run] > 0 else VERMILION for name in names],
+                "size": [10 + 4 * abs(value) ** 0.5 for value in top[run]],
+                "color": [BLUE if value > 0 else VERMILION for value in top[run]],
+                "opacity": 1,
             },
-            hovertext=[f"{name}: {rows.loc[name, f'{run}_role']}" for name in names],
+            hovertext=[f"{name}: {role}" for name, role in top[f"{run}_role"].items()],
             hoverinfo="text",
             showlegend=False,
         )
-    for name in shared:
-        figure.add_scatter(
-            x=[0, 1], y=[heights[FIRST][name], heights[SECOND][name]], mode="lines",
-            line={"color": GREEN, "width": 2}, opacity=0.5, hoverinfo="skip", showlegend=False,
-        )  # fmt: skip
     figure.update_xaxes(
-        tickvals=[0, 1], ticktext=[found.tasks[FIRST], found.tasks[SECOND]], range=[-0.45, 1.45], showgrid=False
-    )
-    figure.update_yaxes(title="layer (heads of a layer spread out)")
+        tickvals=[0, 1], ticktext=[found.tasks[FIRST], found.tasks[SECOND]], range=[-0.45, 1.45], showgrid=False,
+        side="top",
+    )  # fmt: skip
+    figure.update_yaxes(title="earlier layers below, later above", showticklabels=False, showgrid=False, ticks="")
     return styled(
         figure,
         title=f"{found.tasks[FIRST]} and {found.tasks[SECOND]} share {len(shared)} of their {found.k} heads",
         subtitle=f"largest effects on the logits; <span style='color:{BLUE}'>supports the answer</span>, "
         f"<span style='color:{VERMILION}'>works against it</span>; joined: in both",
         width=820,
-        height=620,
+        height=180 + 40 * len(heads),
     )
+
+
+def _place(rows: pd.DataFrame, name: str) -> tuple[int, int]:
+    return int(rows.loc[name, "layer"]), int(rows.loc[name, "head"])  # pyright: ignore[reportArgumentType]
 
 
 def scatter(found: Reuse) -> go.Figure:
@@ -65,13 +75,14 @@ def scatter(found: Reuse) -> go.Figure:
     rows = found.effects[found.effects["stage"] == "logits"]
     shared = set(found.shared())
     largest = rows[[FIRST, SECOND]].abs().max(axis=1) >= 5
+    rank = rows[FIRST].rank(method="first").astype(int)  # neighbours' names above and below their points in turn
     figure = go.Figure(
         go.Scatter(
             x=rows[FIRST],
             y=rows[SECOND],
             mode="markers+text",
             text=[name if big else "" for name, big in zip(rows["name"], largest, strict=True)],
-            textposition="top center",
+            textposition=["top center" if each % 2 else "bottom center" for each in rank],
             textfont={"size": 11},
             marker={"size": 8, "color": [GREEN if name in shared else MUTED for name in rows["name"]], "opacity": 0.8},
             customdata=rows["name"],
@@ -119,13 +130,3 @@ def overlap_bars(found: Reuse) -> go.Figure:
     )
     figure.update_layout(legend={"orientation": "h", "y": -0.28}, margin={"b": 110, "t": 110})
     return figure
-
-
-def _spread(heights: dict[str, float]) -> dict[str, float]:
-    """Heights with those of one layer set apart, so that labels can be read."""
-    found: dict[str, float] = {}
-    last = float("-inf")
-    for name, height in sorted(heights.items(), key=lambda pair: (pair[1], pair[0])):
-        last = max(height, last + 0.75)
-        found[name] = last
-    return found
