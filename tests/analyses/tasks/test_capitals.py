@@ -62,7 +62,19 @@ def test_the_seed_decides(llama):
 
 
 def test_countries_are_changed_for_others_of_as_many_tokens(words):
-    """Chad is spelled in four tokens, Italy and Spain in one."""
+    front = "The capital city government of is called sits in the "
+    model = words(front + "Rome Madrid Havana Baghdad Oslo Italy Spain")
+    lengths = {country: len(model.tokens(f"of {country}")) for country in ("Italy", "Spain", "Cuba", "Iraq", "Norway")}
+    assert lengths["Italy"] == lengths["Spain"] < lengths["Cuba"] == lengths["Iraq"] < lengths["Norway"]
+    task = capitals(model, prompts=12)
+    for pair in task.prompts:
+        own = {country_in(pair.clean, pair.group), country_in(pair.corrupted, pair.group)}
+        assert own in ({"Italy", "Spain"}, {"Cuba", "Iraq"})
+    assert "Norway" in task.facts["dropped countries"] and task.facts["countries"] == 4
+    assert task.pairs(model).padding is not None
+
+
+def test_few_countries_are_said(words):
     front = "The capital city government of is called sits in the "
     model = words(front + "Rome Paris Madrid Italy Spain")
     task = capitals(model, prompts=4)

@@ -61,6 +61,9 @@ def test_only_numerals_of_one_token_are_used(words):
         assert {pair.good, pair.bad, YEARS.fullmatch(pair.clean)[3]} <= set(known)
     with pytest.raises(UsageError, match="greater-than needs years of two tokens"):
         greater_than(words(f"{TEXT} {' '.join(known[1:])}"))  # without 01, the corrupted year
+    assert greater_than(words(f"{TEXT} {' '.join(known[:20])}")).facts["numerals"]["17"] == 20
+    with pytest.raises(UsageError, match="greater-than needs years of two tokens"):
+        greater_than(words(f"{TEXT} {' '.join(known[:19])}"))  # too few for prompts to differ
 
 
 @pytest.mark.parametrize("digits", [r"\d", r"\d{1,3}", r"\d+"])
