@@ -6,7 +6,9 @@ from contextlib import ExitStack
 
 import pytest
 import torch
+import transformers
 
+import probe
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
@@ -14,8 +16,8 @@ from probe.pairs import Pairs
 from probe.patching.nodes import MLP, Input, keys, queries, values
 from probe.patching.paths import to_inputs, to_logits
 from probe.patching.runs import activations
-from tests.probe.architectures import VOCAB
-from tests.probe.doors import tiny
+from tests.probe.architectures import SMALL, VOCAB
+from tests.probe.doors import tiny, tiny_tokenizer
 from tests.probe.toy_circuit import toy, toy_pairs
 
 NAMES = ["gpt2", "llama", "gemma2", "qwen3", "gpt_neox"]
@@ -132,6 +134,21 @@ def test_paths_through_queries_keys_and_values(model, freeze_mlps, end):
                 wanted = by_definition(model, pairs, sender, receivers, freeze_mlps, columns)
                 assert (wanted - found.clean).abs().max() > 1e-6
             torch.testing.assert_close(found.patched[place], wanted, rtol=1e-4, atol=2e-5)
+
+
+@torch.no_grad()
+def test_receivers_in_several_layers_are_patched_together():
+    hf = transformers.LlamaForCausalLM(transformers.LlamaConfig(**(SMALL | {"num_hidden_layers": 4})))
+    model, pairs = probe.Model(hf.eval(), tiny_tokenizer()), some_pairs()
+    receivers = (Input("q", 1, 3), Input("k", 2, 0), Input("v", 3, 1), Input("q", 3, 0))
+    senders = [Head(0, 1), Head(1, 2), MLP(1), Head(2, 3)]
+    found = to_inputs(model, pairs, receivers, senders=senders)
+    for place, sender in enumerate(senders):
+        reached = [each for each in receivers if each.layer > sender.layer]
+        wanted = by_definition(model, pairs, sender, reached, freeze_mlps=False)
+        torch.testing.assert_close(found.patched[place], wanted, rtol=1e-4, atol=2e-5)
+        first = by_definition(model, pairs, sender, reached[:1], freeze_mlps=False)
+        assert len(reached) == 1 or (wanted - first).abs().max() > 1e-5
 
 
 @torch.no_grad()
