@@ -12,7 +12,7 @@ from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_f
 
 import probe
 from probe.lens import through_engine
-from tests.probe.architectures import build
+from tests.probe.architectures import WINDOW, build
 from tests.probe.doors import STATS, assert_same_statistics, some_ids, tiny, tiny_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -155,15 +155,18 @@ def test_left_padding_and_a_window_under_both_paths():
 def test_generation_under_an_intervention_is_the_models_own(small):
     ids = some_ids(tokens=7)
     options = {"max_new_tokens": 4, "do_sample": False}
-    hooks, seen = seen_patterns([1])
+    hooks, seen = seen_patterns([0, 1])
     with small.intervene(probe.PruneHeads([(0, 1)])):
         wanted = small.generate(ids, max_new_tokens=4, eos_token_id=None).ids
         ours = small.lens.generate(ids, **options, stop_at_eos=False, verbose=False)
-        with small.lens.hooks(fwd_hooks=hooks):
-            own = small.lens.generate(ids, **options, stop_at_eos=False, verbose=False)
     assert torch.equal(ours[0, 7:], wanted)
-    assert torch.equal(own, ours)
+    plain = small.lens.generate(ids, **options, stop_at_eos=False, verbose=False)
+    with small.lens.hooks(fwd_hooks=hooks):
+        own = small.lens.generate(ids, **options, stop_at_eos=False, verbose=False)
+    assert torch.equal(own, plain)
     assert seen[1].shape[-2:] == (1, 10)
+    if small.hf.config.model_type == "gemma2":  # a window in layer 0
+        assert seen[0].shape[-2:] == (1, WINDOW)
 
 
 @torch.no_grad()
@@ -177,6 +180,7 @@ def test_per_head_results_sum_to_what_the_attention_writes(small):
     try:
         with small.recording(("entropy",)) as recording:  # the engine's path, which would refuse otherwise
             logits, cache = small.lens.run_with_cache(ids, names_filter=lambda name: name in names)
+        silenced = small.lens.run_with_hooks(ids, fwd_hooks=[("blocks.0.attn.hook_z", lambda z, hook: z * 0)])
     finally:
         small.lens.set_use_attn_result(False)
     result, written = (cache[name] for name in names)
@@ -184,6 +188,9 @@ def test_per_head_results_sum_to_what_the_attention_writes(small):
     torch.testing.assert_close(result.sum(2) + (0 if bias is None else bias), written, rtol=1e-4, atol=1e-4)
     assert result.shape[2] == small.n_heads and recording.stats().entropy.shape[0] == small.n_layers
     torch.testing.assert_close(logits, plain, rtol=1e-4, atol=1e-4)
+    with small.intervene(probe.PruneHeads([(0, head) for head in range(small.n_heads)])):
+        pruned = small.lens(ids)
+    torch.testing.assert_close(silenced, pruned, rtol=1e-4, atol=1e-4)
 
 
 def test_the_weights_are_shared_and_processing_them_for_the_bridge_leaves_the_model_alone():
@@ -191,7 +198,7 @@ def test_the_weights_are_shared_and_processing_them_for_the_bridge_leaves_the_mo
     ids = some_ids()
     own = {parameter.data_ptr() for parameter in model.hf.parameters()}
     assert {parameter.data_ptr() for parameter in model.lens.original_model.parameters()} == own
-    assert model.lens.original_model.config is model.hf.config
+    assert model.lens.original_model.config is model.hf.config and model.hf.config._attn_implementation == "sdpa"
     with torch.no_grad():
         plain = model.hf(ids).logits
         model.lens.enable_compatibility_mode()
