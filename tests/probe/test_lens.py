@@ -193,12 +193,18 @@ def test_per_head_results_sum_to_what_the_attention_writes(small):
     torch.testing.assert_close(silenced, pruned, rtol=1e-4, atol=1e-4)
 
 
+def test_a_lens_leaves_the_models_own_attention_as_it_was(name):
+    model = tiny(name)  # TransformerLens makes some architectures eager
+    former = model.hf.config._attn_implementation
+    assert model.lens is model.lens and model.hf.config._attn_implementation == former
+
+
 def test_the_weights_are_shared_and_processing_them_for_the_bridge_leaves_the_model_alone():
     model = tiny("llama")
     ids = some_ids()
     own = {parameter.data_ptr() for parameter in model.hf.parameters()}
     assert {parameter.data_ptr() for parameter in model.lens.original_model.parameters()} == own
-    assert model.lens.original_model.config is model.hf.config and model.hf.config._attn_implementation == "sdpa"
+    assert model.lens.original_model.config is model.hf.config
     with torch.no_grad():
         plain = model.hf(ids).logits
         model.lens.enable_compatibility_mode()
