@@ -86,13 +86,8 @@ def run(
 ) -> Reuse:  # fmt: skip
     """How much two tasks share, with both controls. settings: those of every search, but the task and the tests. out: a
     folder; each search has one of its own inside, and is continued or read from there. Raises UsageError."""
-    base = replace(settings or Settings(stages=2), tests=False)
-    plan = {
-        FIRST: replace(base, task=first),
-        SECOND: replace(base, task=second),
-        AGAIN: replace(base, task=first, seed=base.seed + 1),
-        CONTROL: replace(base, task=control, options={}),
-    }
+    plan = searches(first, second, control=control, settings=settings)
+    tasks = {name: circuits.prompts(model, own) for name, own in plan.items()}  # all refusals before anything runs
     found: dict[str, Circuit] = {}
     for number, (name, own) in enumerate(plan.items()):
 
@@ -101,11 +96,24 @@ def run(
                 progress(number * total + done, len(plan) * total)
 
         folder = None if out is None else Path(out) / name
-        found[name] = circuits.run(model, settings=own, out=folder, progress=step)
+        found[name] = circuits.run(model, settings=own, task=tasks[name], out=folder, progress=step)
     result = compare(found, k=k)
     if out is not None:
         result.save(out)
     return result
+
+
+def searches(
+    first: str, second: str, *, control: str = "subject-verb", settings: Settings | None = None
+) -> dict[str, Settings]:
+    """What each of the four searches does."""
+    base = replace(settings or Settings(stages=2), tests=False)
+    return {
+        FIRST: replace(base, task=first),
+        SECOND: replace(base, task=second),
+        AGAIN: replace(base, task=first, seed=base.seed + 1),
+        CONTROL: replace(base, task=control),
+    }
 
 
 def compare(found: dict[str, Circuit], *, k: int) -> Reuse:

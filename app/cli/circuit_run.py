@@ -63,6 +63,8 @@ def reuse(options: ReuseOptions) -> None:
         prompts=options.prompts, seed=options.seed, top=options.top, freeze_mlps=options.freeze_mlps, stages=2,
         tests=False,
     )  # fmt: skip
+    for own in comparisons.searches(options.first, options.second, control=options.control, settings=settings).values():
+        circuits.prompts(model, own)  # what cannot be asked is refused before anything runs
     config = {"weights": model.weights_hash, "tasks": [options.first, options.second, options.control]}
     folder = options.out or default_folder("reuse", options.model, config | asdict(settings))
     asked = f"{options.first} and {options.second}, control {options.control}, {options.prompts} pairs each"
