@@ -77,4 +77,6 @@ def test_mistakes_are_one_line(capsys, file):
     assert "expected NAME=VALUE, got 'shots'" in refused(["circuit", "ioi", "--set", "shots"], capsys)
     assert "greater-than" in refused(["circuit", "greater-than"], capsys)
     assert "unknown task 'iou' (did you mean ioi?)" in refused(["circuit", "reuse", "iou", "ioi"], capsys)
-    assert "made with other options" in refused([*typed(file), "--top", "4"], capsys)
+    assert cli.run([*typed(file), "--top", "4"]) == 2
+    error = capsys.readouterr().err
+    assert "made with other options (top: expected 3, got 4)" in error and error.count("\n") == 1
