@@ -1,0 +1,139 @@
+"""Runs in which some edges carry what the corrupted prompt writes: exact, whatever the set of edges.
+
+Layer by layer, each receiver reads a stream of its own,
+
+    corrupted stream + sum over senders of weight x (what the sender writes now - what it writes when corrupted),
+
+with weight 1 for an edge that is kept and 0 for one that is cut. "Now" is this run: what an upstream cut changed is
+passed on. With every edge kept this is the clean run, with none the corrupted one. Receivers of a layer that read the
+same stream share one run of the layer, so a sparse circuit costs little more than the model, and a dense random one
+up to heads + 2 KV heads runs of each layer's norm and projections.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from probe.edges.graph import EdgeCircuit
+from probe.edges.sides import Side, batch_size, side
+from probe.edges.steps import LayerRun, forward, taken_apart
+from probe.edges.wiring import Wiring
+from probe.errors import UsageError
+from probe.interventions.base import AttentionCall
+from probe.pairs import Pairs
+
+Progress = Callable[[int, int], None]
+
+
+class Patched:
+    """A batch of pairs, ready for runs with some of their edges cut."""
+
+    def __init__(self, wiring: Wiring, pairs: Pairs) -> None:
+        self.wiring, self.pairs = wiring, pairs
+        self.corrupted: Side = side(wiring, pairs.corrupted, pairs.padding)
+
+    @torch.no_grad()
+    def logits(self, weights: Tensor) -> Tensor:
+        """Logits at END, [prompts, vocab], with each edge at its weight: [receivers, senders], bool or within 0..1."""
+        return self.run(weights)[0]
+
+    @torch.no_grad()
+    def run(self, weights: Tensor, *, start: int = 0, changes: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Logits at END, and how far each sender's write is from its corrupted one, [senders, prompts x tokens x hidden].
+
+        start: the first layer to run; `changes`, from a run with the same weights before that layer, has the others'.
+        """
+        graph = self.wiring.graph
+        if weights.shape != graph.exists.shape:
+            raise UsageError(f"weights must be {list(graph.exists.shape)}, got {list(weights.shape)}")
+        model = self.wiring.model
+        stream = self.corrupted.entering[0]
+        weights = (weights & graph.exists if weights.dtype == torch.bool else weights * graph.exists).to(stream)
+        found = stream.new_empty(len(graph.senders), stream.numel())
+        if changes is not None:
+            found[: graph.entering(start)] = changes[: graph.entering(start)]
+
+        def step(run: LayerRun, entered: Tensor) -> Tensor:
+            if run.layer == 0 and changes is None:
+                found[0] = (entered - self.corrupted.entering[0]).flatten()
+            if run.layer >= start:
+                self._layer(run, weights, found)
+            if run.layer < graph.layers - 1:
+                return entered
+            return self.corrupted.entering[-1] + _mixed(weights[-1:], found).view_as(entered)
+
+        with taken_apart(model, step):
+            return forward(model, self.pairs.clean, self.pairs.padding), found
+
+    def _layer(self, run: LayerRun, weights: Tensor, found: Tensor) -> None:
+        """Run one layer and put what its heads and MLP write now, less what they write when corrupted, into `found`."""
+        graph, layer, corrupted = self.wiring.graph, run.layer, self.corrupted
+        base, maps = corrupted.entering[layer], self.wiring.writes[layer]
+        before, heads = graph.entering(layer), graph.written(layer)
+        for_attention, for_mlp = weights[graph.attention(layer), :before], weights[graph.mlp(layer)]
+        if not (for_attention.any() or for_mlp.any()):
+            found[heads.start : heads.stop + 1] = 0
+            return
+        alike, which = for_attention.unique(dim=0, return_inverse=True)
+        *streams, stream = base + _mixed(torch.cat([alike, for_mlp[None, :before]]), found).view(-1, *base.shape)
+        call = _assembled([run.read(each) for each in streams], which.tolist(), graph.heads, graph.kv_heads)
+
+        def attended(z: Tensor, written: Tensor) -> Tensor:
+            change = maps.of(maps.scaled(z, written) - corrupted.scaled[layer])
+            found[heads] = change.transpose(0, 1).flatten(1)
+            return corrupted.attention[layer] + _mixed(for_mlp[None, heads], found[heads]).view_as(base)
+
+        mlp = run.run(stream, operands=lambda _: call, attended=attended)
+        found[heads.stop] = (mlp - corrupted.mlp[layer]).flatten()
+
+
+def _mixed(weights: Tensor, found: Tensor) -> Tensor:
+    """Weighted sums of what senders changed: [streams, senders] x [senders, prompts x tokens x hidden]."""
+    used = weights.any(0).nonzero()[:, 0]
+    if 2 * len(used) < weights.shape[1]:  # a sparse circuit
+        return weights[:, used] @ found[used]
+    return weights @ found[: weights.shape[1]]
+
+
+def _assembled(calls: Sequence[AttentionCall], which: Sequence[int], heads: int, kv_heads: int) -> AttentionCall:
+    """One call whose receivers, in the graph's order, have their operands from the calls `which` names."""
+    if len(calls) == 1:
+        return calls[0]
+    parts = {"query": which[:heads], "key": which[heads : heads + kv_heads], "value": which[heads + kv_heads :]}
+    return replace(
+        calls[0],
+        **{
+            name: torch.stack([getattr(calls[of], name)[:, head] for head, of in enumerate(chosen)], 1)
+            for name, chosen in parts.items()
+        },
+    )
+
+
+def logit_differences(
+    wiring: Wiring,
+    pairs: Pairs,
+    circuits: Sequence[EdgeCircuit | Tensor],
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Tensor:
+    """The logit difference with each circuit's edges kept and all others corrupted, [circuits, prompts], in logits.
+
+    circuits: or weights [receivers, senders] of edges within 0..1. batch: prompts that run at once, as many as memory
+    is set aside for where None. progress: called with (runs done, runs planned).
+    """
+    found = torch.empty(len(circuits), len(pairs))
+    size = batch or batch_size(wiring, pairs.clean.shape[1], copies=2)
+    batches = list(pairs.batches(size))
+    for done, (rows, part) in enumerate(batches):
+        patched = Patched(wiring, part)
+        for index, circuit in enumerate(circuits):
+            weights = circuit.kept if isinstance(circuit, EdgeCircuit) else circuit
+            found[index, rows] = part.logit_difference(patched.logits(weights)).float().cpu()
+            if progress is not None:
+                progress(done * len(circuits) + index + 1, len(batches) * len(circuits))
+    return found
