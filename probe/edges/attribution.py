@@ -19,36 +19,36 @@ backwards layer by layer, with one layer's graph at a time, through the modules 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from probe.edges.graph import Graph
+from probe.edges.graph import Graph, Sender
 from probe.edges.scores import EdgeScores
 from probe.edges.sides import Side, batch_size, side
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
+from probe.heads import Head
 from probe.interventions.base import AttentionCall
 from probe.pairs import Pairs
+from probe.patching.nodes import MLP
 
 Points = Literal["left", "midpoint", "right"]
 Progress = Callable[[int, int], None]
 
 
-def eap(
-    wiring: Wiring,
-    pairs: Pairs,
-    *,
-    batch: int | None = None,
-    progress: Progress | None = None,
-) -> EdgeScores:
-    """EAP: scores of all edges from the gradient of the clean run, in logits."""
-    found = _scores(wiring, pairs, [1.0], batch=batch, progress=progress)
-    return replace(found, method="EAP")
+def eap(wiring: Wiring, pairs: Pairs, *, batch: int | None = None, progress: Progress | None = None) -> EdgeScores:
+    """EAP: scores of all edges from the gradient of the clean run, in logits. Options as in `eap_ig`."""
+
+    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
+        yield _Pass(clean.entering[0], slice(None))
+
+    return _scores(wiring, pairs, passes, 1, 1, "EAP", batch, progress)
 
 
 def eap_ig(
@@ -65,12 +65,53 @@ def eap_ig(
     batch: prompts that run at once, as many as memory is set aside for where None. progress: called with (runs done,
     runs planned). Raises UsageError for less than one step or unknown points.
     """
-    found = _scores(wiring, pairs, grid(steps, points), batch=batch, progress=progress)
-    return replace(found, method=f"EAP-IG, {steps} steps, {points}")
+    at = grid(steps, points)
+
+    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
+        for t in at:
+            yield _Pass(corrupted.entering[0] + t * (clean.entering[0] - corrupted.entering[0]), slice(None))
+
+    return _scores(wiring, pairs, passes, steps, steps, f"EAP-IG (inputs), {steps} steps, {points}", batch, progress)
+
+
+def eap_ig_activations(
+    wiring: Wiring,
+    pairs: Pairs,
+    senders: Sequence[Sender],
+    *,
+    steps: int = 5,
+    points: Points = "midpoint",
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> EdgeScores:
+    """Scores of the edges out of some senders, from gradients along each one's way from corrupted to clean, in logits.
+
+    The gradient is averaged over clean runs in which one sender writes corrupted + t (clean - corrupted). With many
+    steps the edges out of a sender sum to what patching its write really does. Costs `steps` runs for every sender;
+    edges of others score 0. Options as in `eap_ig`. Raises UsageError for a sender that the model does not have.
+    """
+    at, graph = grid(steps, points), wiring.graph
+    if missing := [sender for sender in senders if sender not in graph.senders]:
+        raise UsageError(f"{missing[0]} is no sender of this model")
+    columns = [graph.senders.index(sender) for sender in dict.fromkeys(senders)]
+
+    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
+        embedding = clean.entering[0]
+        for column in columns:
+            change = changes[:, column].view_as(embedding)
+            for t in at:
+                own = (1 - t) * change
+                if column == 0:
+                    yield _Pass(embedding + own, slice(0, 1))
+                else:
+                    yield _Pass(embedding, slice(column, column + 1), own)
+
+    method = f"EAP-IG (activations) of {len(columns)} senders, {steps} steps, {points}"
+    return _scores(wiring, pairs, passes, len(columns) * steps, steps, method, batch, progress)
 
 
 def grid(steps: int, points: Points) -> list[float]:
-    """Where on the way from corrupted (0) to clean (1) embeddings gradients are taken."""
+    """Where on the way from corrupted (0) to clean (1) gradients are taken."""
     if steps < 1:
         raise UsageError(f"expected at least one step, got {steps}")
     shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}.get(points)
@@ -79,15 +120,29 @@ def grid(steps: int, points: Points) -> list[float]:
     return [(k + shift) / steps for k in range(steps)]
 
 
+@dataclass(frozen=True)
+class _Pass:
+    """One run whose gradients count for some senders.
+
+    embedding [prompts, tokens, hidden]: what enters the first layer. columns: the senders. shift: is added to what the
+    first of them, a head or an MLP, writes.
+    """
+
+    embedding: Tensor
+    columns: slice
+    shift: Tensor | None = None
+
+
 def _scores(
-    wiring: Wiring, pairs: Pairs, at: list[float], *, batch: int | None, progress: Progress | None
-) -> EdgeScores:
+    wiring: Wiring, pairs: Pairs, passes: Callable[[Side, Side, Tensor], Iterator[_Pass]], count: int, steps: int,
+    method: str, batch: int | None, progress: Progress | None,
+) -> EdgeScores:  # fmt: skip
+    """Scores from `count` passes for each batch of pairs, `steps` of which are averaged for every sender."""
     graph = wiring.graph
     total = torch.zeros(graph.exists.shape, dtype=torch.float64)
     squares = torch.zeros_like(total)
     clean_ld, corrupted_ld = torch.empty(len(pairs)), torch.empty(len(pairs))
-    size = batch or batch_size(wiring, pairs.clean.shape[1], copies=2)
-    batches = list(pairs.batches(size))
+    batches = list(pairs.batches(batch or batch_size(wiring, pairs.clean.shape[1], copies=2)))
     for index, (rows, part) in enumerate(batches):
         clean = side(wiring, part.clean, part.padding)
         corrupted = side(wiring, part.corrupted, part.padding)
@@ -95,20 +150,21 @@ def _scores(
         corrupted_ld[rows] = part.logit_difference(corrupted.logits).float().cpu()
         changes = _changes(wiring, clean, corrupted)
         found = torch.zeros(len(part), *graph.exists.shape)
-        for step, t in enumerate(at):
-            stream = corrupted.entering[0] + t * (clean.entering[0] - corrupted.entering[0])
-            for receivers, gradients in _gradients(wiring, part, stream):
-                reach = int(graph.reach[receivers.start])
-                found[:, receivers, :reach] += torch.bmm(gradients, changes[:, :reach].transpose(1, 2)).float().cpu()
+        for done, each in enumerate(passes(clean, corrupted, changes), start=1):
+            for receivers, gradients in _gradients(wiring, part, each):
+                read = range(int(graph.reach[receivers.start]))[each.columns]
+                if read:
+                    scores = torch.bmm(gradients, changes[:, read.start : read.stop].transpose(1, 2))
+                    found[:, receivers, read.start : read.stop] += scores.float().cpu()
             if progress is not None:
-                progress(index * len(at) + step + 1, len(batches) * len(at))
-        found = found.double() / len(at)
+                progress(index * count + done, len(batches) * count)
+        found = found.double() / steps
         total += found.sum(0)
         squares += found.square().sum(0)
-    count = len(pairs)
-    mean = total / count
-    spread = (squares / count - mean.square()).clamp(min=0) * count / (count - 1) if count > 1 else mean * torch.nan
-    return EdgeScores(graph, mean.float(), (spread / count).sqrt().float(), clean_ld, corrupted_ld, method="")
+    prompts = len(pairs)
+    mean = total / prompts
+    variance = (squares - prompts * mean.square()).clamp(min=0) / (prompts - 1) if prompts > 1 else mean * torch.nan
+    return EdgeScores(graph, mean.float(), (variance / prompts).sqrt().float(), clean_ld, corrupted_ld, method)
 
 
 def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
@@ -123,28 +179,35 @@ def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
     return found
 
 
-def _gradients(wiring: Wiring, pairs: Pairs, embedding: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Receivers and the gradients of their inputs, [prompts, receivers, tokens x hidden], last receivers first.
+def _gradients(wiring: Wiring, pairs: Pairs, chosen: _Pass) -> Iterator[tuple[slice, Tensor]]:
+    """Receivers and the gradients of their inputs, [prompts, receivers, tokens x hidden], the last receivers first.
 
-    embedding [prompts, tokens, hidden]: what enters the first layer.
+    Ends before the layer that none of the senders write before.
     """
     model, graph = wiring.model, wiring.graph
+    sender = graph.senders[chosen.columns.start or 0]
+    first = 0 if isinstance(sender, str) else sender.layer
     runs: list[LayerRun] = []
     entering: list[Tensor] = []
     last: list[Tensor] = []
 
+    def shifted(states: Tensor, layer: int, kind: type) -> Tensor:
+        if chosen.shift is None or layer != first or not isinstance(sender, kind):
+            return states
+        return states + chosen.shift
+
     @torch.no_grad()
     def step(run: LayerRun, entered: Tensor) -> Tensor:
-        stream = embedding if run.layer == 0 else entered
+        stream = chosen.embedding if run.layer == 0 else entered
         wrote: list[Tensor] = []
 
         def keep(z: Tensor, written: Tensor) -> Tensor:
-            wrote.append(written)
-            return written
+            wrote.append(shifted(written, run.layer, Head))
+            return wrote[0]
 
         runs.append(run)
         entering.append(stream)
-        left = stream + run.run(stream, attended=keep) + wrote[0]
+        left = stream + shifted(run.run(stream, attended=keep), run.layer, MLP) + wrote[0]
         if run.layer == graph.layers - 1:
             last.append(left.requires_grad_())
         return left
@@ -155,8 +218,10 @@ def _gradients(wiring: Wiring, pairs: Pairs, embedding: Tensor) -> Iterator[tupl
             (gradient,) = torch.autograd.grad(difference, last[0])
         logits = len(graph.receivers) - 1
         yield slice(logits, logits + 1), gradient.flatten(1)[:, None]
-        for layer in reversed(range(graph.layers)):
-            pulled = _pulled_back(graph, runs[layer], entering[layer], gradient)
+        for layer in reversed(range(first, graph.layers)):
+            pulled = _pulled_back(
+                graph, runs[layer], entering[layer], gradient, partial(shifted, layer=layer, kind=Head)
+            )
             yield slice(graph.mlp(layer), graph.mlp(layer) + 1), pulled.mlp.flatten(1)[:, None]
             yield graph.attention(layer), pulled.attention.flatten(2)
             gradient = gradient + pulled.mlp + pulled.attention.sum(1)
@@ -164,14 +229,16 @@ def _gradients(wiring: Wiring, pairs: Pairs, embedding: Tensor) -> Iterator[tupl
 
 @dataclass(frozen=True)
 class _Pulled:
-    """Gradients of one layer's inputs: mlp [prompts, tokens, hidden], attention [prompts, receivers, tokens, hidden]."""
+    """Gradients of a layer's inputs: mlp [prompts, tokens, hidden], attention [prompts, receivers, tokens, hidden]."""
 
     mlp: Tensor
     attention: Tensor
 
 
 @torch.enable_grad()
-def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor) -> _Pulled:
+def _pulled_back(
+    graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, shifted: Callable[[Tensor], Tensor]
+) -> _Pulled:
     """From the gradient of the stream that leaves a layer, those of the inputs of all its receivers."""
     stream = stream.detach().requires_grad_()
     read: list[Tensor] = []
@@ -185,7 +252,7 @@ def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor) 
 
     def keep(z: Tensor, written: Tensor) -> Tensor:
         wrote.append(written)
-        return written.detach()
+        return shifted(written.detach())
 
     mlp = run.run(stream, operands=cut, attended=keep)
     (for_mlp,) = torch.autograd.grad(mlp, stream, gradient, retain_graph=True)

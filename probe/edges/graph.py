@@ -101,16 +101,25 @@ class Graph:
         """The receiver that is a layer's MLP."""
         return self.attention(layer).stop
 
+    def layer_of(self, receiver: int) -> int:
+        """The layer that a receiver belongs to; of the logits, one more than the last."""
+        return receiver // (self.heads + 2 * self.kv_heads + 1)
+
     def written(self, layer: int) -> slice:
         """The senders that are a layer's heads."""
         return slice(self.entering(layer), self.entering(layer) + self.heads)
 
-    def read_by(self, sender: Sender) -> list[int]:
-        """The receivers by whose inputs a sender's value is decided: the q, k and v of a head, the input of an MLP."""
-        if isinstance(sender, Head):
-            start, group = self.attention(sender.layer).start, sender.head // (self.heads // self.kv_heads)
-            return [start + sender.head, start + self.heads + group, start + self.heads + self.kv_heads + group]
-        return [self.mlp(sender.layer)] if isinstance(sender, MLP) else []
+    @cached_property
+    def decides(self) -> Tensor:
+        """Which senders write by what a receiver reads, [receivers, senders]: heads by their q and their group's k, v."""
+        found = torch.zeros_like(self.exists)
+        group = torch.arange(self.heads) // (self.heads // self.kv_heads)
+        for layer in range(self.layers):
+            rows, heads = self.attention(layer), torch.arange(self.heads) + self.entering(layer)
+            for place in (torch.arange(self.heads), self.heads + group, self.heads + self.kv_heads + group):
+                found[rows.start + place, heads] = True
+            found[self.mlp(layer), self.written(layer).stop] = True
+        return found
 
     def place(self, edge: Edge | tuple[Sender, Receiver]) -> tuple[int, int]:
         """Where an edge stands in tensors over edges: (receiver, sender). Raises UsageError where there is none."""
@@ -202,13 +211,8 @@ class EdgeCircuit:
     def nodes(self) -> list[Sender]:
         """The heads and MLPs at either end of an edge; a KV head's keys and values stand for all heads that read it."""
         graph = self.graph
-        ends = self.kept.any(0)
-        fed = self.kept.any(1)
-        return [
-            sender
-            for column, sender in enumerate(graph.senders)
-            if sender != EMBEDDING and (ends[column] or any(fed[row] for row in graph.read_by(sender)))
-        ]
+        ends = self.kept.any(0) | (graph.decides & self.kept.any(1)[:, None]).any(0)
+        return [sender for sender, end in zip(graph.senders[1:], ends[1:].tolist(), strict=True) if end]
 
     def pruned(self) -> EdgeCircuit:
         """The edges on a path from the embedding to the logits.
@@ -217,13 +221,12 @@ class EdgeCircuit:
         prompt, and one that no kept path leads on from is not heard.
         """
         graph, kept = self.graph, self.kept.clone()
-        owned = [graph.read_by(sender) for sender in graph.senders]
-        for column, rows in enumerate(owned):  # senders in order: whatever feeds one is decided before it
-            if rows and not bool(kept[rows].any()):
+        for column in range(1, len(graph.senders)):  # in order: whatever feeds one is decided before it
+            if not bool(kept[graph.decides[:, column]].any()):
                 kept[:, column] = False
         heard = torch.zeros(len(graph.receivers), dtype=torch.bool)
         heard[-1] = True
-        for column in reversed(range(len(owned))):
+        for column in reversed(range(len(graph.senders))):
             if bool((kept[:, column] & heard).any()):
-                heard[owned[column]] = True
+                heard |= graph.decides[:, column]
         return EdgeCircuit(graph, kept & heard[:, None])

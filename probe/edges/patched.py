@@ -18,13 +18,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from probe.edges.graph import EdgeCircuit
+from probe.edges.graph import Edge, EdgeCircuit, Receiver, Sender
 from probe.edges.sides import Side, batch_size, side
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.interventions.base import AttentionCall
 from probe.pairs import Pairs
+from probe.patching.effects import Effects, joined
 
 Progress = Callable[[int, int], None]
 
@@ -43,22 +44,22 @@ class Patched:
 
     @torch.no_grad()
     def run(self, weights: Tensor, *, start: int = 0, changes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits at END, and how far each sender's write is from its corrupted one, [senders, prompts x tokens x hidden].
+        """Logits at END, and each sender's write less its corrupted one, [senders, prompts x tokens x hidden].
 
-        start: the first layer to run; `changes`, from a run with the same weights before that layer, has the others'.
+        start: the first layer to run. `changes`, of a run with the same weights before that layer, is written over from
+        there on.
         """
-        graph = self.wiring.graph
+        graph, model = self.wiring.graph, self.wiring.model
         if weights.shape != graph.exists.shape:
             raise UsageError(f"weights must be {list(graph.exists.shape)}, got {list(weights.shape)}")
-        model = self.wiring.model
+        if changes is None and start:
+            raise UsageError(f"a run that starts at layer {start} needs the changes of the layers before")
         stream = self.corrupted.entering[0]
-        weights = (weights & graph.exists if weights.dtype == torch.bool else weights * graph.exists).to(stream)
-        found = stream.new_empty(len(graph.senders), stream.numel())
-        if changes is not None:
-            found[: graph.entering(start)] = changes[: graph.entering(start)]
+        weights = (weights * graph.exists).to(stream)
+        found = stream.new_empty(len(graph.senders), stream.numel()) if changes is None else changes
 
         def step(run: LayerRun, entered: Tensor) -> Tensor:
-            if run.layer == 0 and changes is None:
+            if run.layer == 0:
                 found[0] = (entered - self.corrupted.entering[0]).flatten()
             if run.layer >= start:
                 self._layer(run, weights, found)
@@ -111,6 +112,41 @@ def _assembled(calls: Sequence[AttentionCall], which: Sequence[int], heads: int,
             for name, chosen in parts.items()
         },
     )
+
+
+def edge_effects(
+    wiring: Wiring,
+    pairs: Pairs,
+    edges: Sequence[Edge | tuple[Sender, Receiver]],
+    *,
+    batch: int | None = None,
+    progress: Progress | None = None,
+) -> Effects:
+    """The exact effect of each edge: the logit difference where it alone carries the corrupted write, in logits.
+
+    Costs a run from the receiver's layer on for each edge. batch and progress as in `logit_differences`.
+    """
+    graph = wiring.graph
+    named = tuple(Edge(*edge) for edge in edges)
+    places = [graph.place(edge) for edge in named]
+    order = sorted(range(len(places)), key=lambda index: -places[index][0])  # later layers first: changes stay good
+    parts = []
+    batches = list(pairs.batches(batch or batch_size(wiring, pairs.clean.shape[1], copies=2)))
+    for done, (rows, part) in enumerate(batches):
+        patched = Patched(wiring, part)
+        logits, changes = patched.run(graph.exists)
+        clean = part.logit_difference(logits).float().cpu()
+        corrupted = part.logit_difference(patched.corrupted.logits).float().cpu()
+        found = torch.empty(len(named), len(part))
+        for count, index in enumerate(order):
+            weights = graph.exists.clone()
+            weights[places[index]] = False
+            logits, _ = patched.run(weights, start=graph.layer_of(places[index][0]), changes=changes)
+            found[index] = part.logit_difference(logits).float().cpu()
+            if progress is not None:
+                progress(done * len(named) + count + 1, len(batches) * len(named))
+        parts.append((rows, Effects(named, found, clean, corrupted)))
+    return joined(parts, prompts=len(pairs))
 
 
 def logit_differences(

@@ -3,18 +3,18 @@
 The model's own code computes everything: its embedding, masks and positions reach each layer as they always do, and a
 layer run here is the layer's own forward, with places where the caller cuts in. `operands` is handed the queries, keys
 and values, and says which to attend with; `z` is handed the heads' outputs and says which to project; `attended` is
-handed these outputs and what attention wrote, and says what is written. Each may end the layer's run by raising `Stop`. That is all that edge patching needs from
-an architecture: receivers with inputs of their own are runs of the layer on several streams, each up to its operands.
+handed these outputs and what attention wrote, and says what is written. Each may end the layer's run by raising `Stop`.
+That is all that edge patching needs from an architecture: receivers with inputs of their own are runs of the layer on
+several streams, each up to its operands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from probe.errors import ProbeError
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 
-class Stop(Exception):  # noqa: N818  # not an error
+class Stop(Exception):
     """Ends the run of a layer early."""
 
 
@@ -66,10 +66,8 @@ class LayerRun:
             found.append(call)
             raise Stop
 
-        try:
+        with suppress(Stop):
             self.run(stream, operands=stop)
-        except Stop:
-            pass
         return found[0]
 
 
@@ -115,7 +113,11 @@ def taken_apart(model: Model, step: Callable[[LayerRun, Tensor], Tensor]) -> Ite
     if not stream.split:
         raise ProbeError(f"{type(model.hf).__name__} has layers that are no sum of attention and MLP: no edges in them")
     handles = []
-    with model.intervene(seat), stream.replacing(lambda layer, forward, states: step(LayerRun(layer, forward, seat), states)):
+
+    def by(layer: int, own: Callable[[Tensor], Any], states: Tensor) -> Tensor:
+        return step(LayerRun(layer, own, seat), states)
+
+    with model.intervene(seat), stream.replacing(by):
         try:
             for layer in range(model.n_layers):
                 attention, mlp = stream.writers(layer)
