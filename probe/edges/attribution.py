@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -151,11 +150,8 @@ def _scores(
         changes = _changes(wiring, clean, corrupted)
         found = torch.zeros(len(part), *graph.exists.shape)
         for done, each in enumerate(passes(clean, corrupted, changes), start=1):
-            for receivers, gradients in _gradients(wiring, part, each):
-                read = range(int(graph.reach[receivers.start]))[each.columns]
-                if read:
-                    scores = torch.bmm(gradients, changes[:, read.start : read.stop].transpose(1, 2))
-                    found[:, receivers, read.start : read.stop] += scores.float().cpu()
+            for receivers, senders, scores in _pass_scores(wiring, part, each, changes):
+                found[:, receivers, senders] += scores.float().cpu()
             if progress is not None:
                 progress(index * count + done, len(batches) * count)
         found = found.double() / steps
@@ -168,33 +164,36 @@ def _scores(
 
 
 def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
-    """Corrupted less clean write of every sender, [prompts, senders, tokens x hidden]."""
+    """Corrupted less clean write of every sender, [prompts, senders, tokens x hidden]; before norms behind heads."""
     embedding = corrupted.entering[0] - clean.entering[0]
     found = embedding.new_empty(len(embedding), len(wiring.graph.senders), embedding[0].numel())
     found[:, 0] = embedding.flatten(1)
     for layer, maps in enumerate(wiring.writes):
         heads = wiring.graph.written(layer)
-        found[:, heads] = maps.of(corrupted.scaled[layer] - clean.scaled[layer]).flatten(2)
+        found[:, heads] = maps.of(corrupted.z[layer] - clean.z[layer]).flatten(2)
         found[:, heads.stop] = (corrupted.mlp[layer] - clean.mlp[layer]).flatten(1)
     return found
 
 
-def _gradients(wiring: Wiring, pairs: Pairs, chosen: _Pass) -> Iterator[tuple[slice, Tensor]]:
-    """Receivers and the gradients of their inputs, [prompts, receivers, tokens x hidden], the last receivers first.
+def _pass_scores(wiring: Wiring, pairs: Pairs, chosen: _Pass, changes: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Receivers, senders and their scores [prompts, receivers, senders] by the gradients of one run.
 
-    Ends before the layer that none of the senders write before.
+    Later receivers come first, and the last are those of the layer in which the senders begin to write.
     """
     model, graph = wiring.model, wiring.graph
     sender = graph.senders[chosen.columns.start or 0]
     first = 0 if isinstance(sender, str) else sender.layer
     runs: list[LayerRun] = []
     entering: list[Tensor] = []
+    plain: list[Tensor] = []
     last: list[Tensor] = []
 
-    def shifted(states: Tensor, layer: int, kind: type) -> Tensor:
-        if chosen.shift is None or layer != first or not isinstance(sender, kind):
-            return states
-        return states + chosen.shift
+    def shift(layer: int, kind: type) -> Tensor | float:
+        here = layer == first and isinstance(sender, kind)
+        return 0.0 if chosen.shift is None or not here else chosen.shift
+
+    def attended(layer: int, z: Tensor) -> Tensor:
+        return wiring.writes[layer].sum(z) + shift(layer, Head)
 
     @torch.no_grad()
     def step(run: LayerRun, entered: Tensor) -> Tensor:
@@ -202,12 +201,13 @@ def _gradients(wiring: Wiring, pairs: Pairs, chosen: _Pass) -> Iterator[tuple[sl
         wrote: list[Tensor] = []
 
         def keep(z: Tensor, written: Tensor) -> Tensor:
-            wrote.append(shifted(written, run.layer, Head))
+            plain.append(attended(run.layer, z))
+            wrote.append(wiring.writes[run.layer].behind(plain[-1]))
             return wrote[0]
 
         runs.append(run)
         entering.append(stream)
-        left = stream + shifted(run.run(stream, attended=keep), run.layer, MLP) + wrote[0]
+        left = stream + run.run(stream, attended=keep) + shift(run.layer, MLP) + wrote[0]
         if run.layer == graph.layers - 1:
             last.append(left.requires_grad_())
         return left
@@ -216,15 +216,33 @@ def _gradients(wiring: Wiring, pairs: Pairs, chosen: _Pass) -> Iterator[tuple[sl
         with torch.enable_grad():
             difference = pairs.logit_difference(forward(model, pairs.clean, pairs.padding)).sum()
             (gradient,) = torch.autograd.grad(difference, last[0])
+        changes = _behind_norms(wiring, plain, changes)
+
+        def scored(receivers: slice, gradients: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
+            read = range(int(graph.reach[receivers.start]))[chosen.columns]
+            if read:
+                senders = slice(read.start, read.stop)
+                yield receivers, senders, torch.bmm(gradients.flatten(2), changes[:, senders].transpose(1, 2))
+
         logits = len(graph.receivers) - 1
-        yield slice(logits, logits + 1), gradient.flatten(1)[:, None]
+        yield from scored(slice(logits, logits + 1), gradient[:, None])
         for layer in reversed(range(first, graph.layers)):
-            pulled = _pulled_back(
-                graph, runs[layer], entering[layer], gradient, partial(shifted, layer=layer, kind=Head)
-            )
-            yield slice(graph.mlp(layer), graph.mlp(layer) + 1), pulled.mlp.flatten(1)[:, None]
-            yield graph.attention(layer), pulled.attention.flatten(2)
+            wrote = wiring.writes[layer].behind(plain[layer])
+            pulled = _pulled_back(graph, runs[layer], entering[layer], gradient, wrote)
+            yield from scored(slice(graph.mlp(layer), graph.mlp(layer) + 1), pulled.mlp[:, None])
+            yield from scored(graph.attention(layer), pulled.attention)
             gradient = gradient + pulled.mlp + pulled.attention.sum(1)
+
+
+def _behind_norms(wiring: Wiring, plain: list[Tensor], changes: Tensor) -> Tensor:
+    """The changes as they reach the stream of a run, to first order: through the norms behind attention, if any."""
+    normed = [layer for layer, maps in enumerate(wiring.writes) if maps.norm is not None]
+    moved = changes.clone() if normed else changes
+    for layer in normed:
+        heads = wiring.graph.written(layer)
+        own = changes[:, heads].unflatten(2, plain[layer].shape[1:])
+        moved[:, heads] = wiring.writes[layer].moved(plain[layer], own).flatten(2)
+    return moved
 
 
 @dataclass(frozen=True)
@@ -236,10 +254,11 @@ class _Pulled:
 
 
 @torch.enable_grad()
-def _pulled_back(
-    graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, shifted: Callable[[Tensor], Tensor]
-) -> _Pulled:
-    """From the gradient of the stream that leaves a layer, those of the inputs of all its receivers."""
+def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, attention: Tensor) -> _Pulled:
+    """From the gradient of the stream that leaves a layer, those of the inputs of all its receivers.
+
+    attention [prompts, tokens, hidden]: what its attention wrote, which is what the MLP reads beside `stream`.
+    """
     stream = stream.detach().requires_grad_()
     read: list[Tensor] = []
     given: list[Tensor] = []
@@ -252,7 +271,7 @@ def _pulled_back(
 
     def keep(z: Tensor, written: Tensor) -> Tensor:
         wrote.append(written)
-        return shifted(written.detach())
+        return attention
 
     mlp = run.run(stream, operands=cut, attended=keep)
     (for_mlp,) = torch.autograd.grad(mlp, stream, gradient, retain_graph=True)

@@ -111,7 +111,7 @@ class Graph:
 
     @cached_property
     def decides(self) -> Tensor:
-        """Which senders write by what a receiver reads, [receivers, senders]: heads by their q and their group's k, v."""
+        """Whose writes a receiver decides, [receivers, senders]: a head has its q, and the k and v of its group."""
         found = torch.zeros_like(self.exists)
         group = torch.arange(self.heads) // (self.heads // self.kv_heads)
         for layer in range(self.layers):

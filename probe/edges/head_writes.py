@@ -1,14 +1,14 @@
-"""What each head writes to the stream: its z times its rows of the output projection, measured and not looked up.
+"""What each head writes: its z times its rows of the output projection, measured and not looked up.
 
-Where a norm follows attention (Gemma 2, OLMo 2), heads share what the norm divides by, and no head's write is its own.
-A head's write is then its summand with the run's own divisor: with a = sum_h z_h W_h and the norm's gain g, the layer
-writes c(a) g a and the head c(a) g (z_h W_h). The summands of a run always add up to what it writes. But where some
-heads of a layer are cut, the others keep the divisor of their own run; patching z of those heads in the model would
-give the rest another one. Without such a norm the two are the same.
+Where a norm follows attention (Gemma 2, OLMo 2), what a layer writes to the stream is norm(sum_h z_h W_h + b), and no
+head's share of it is its own. Edges then carry what heads write before that norm, and each receiver has a copy of the
+norm, as it has one of the norm before it: it reads norm(sum over its senders of z_h W_h + b). So a circuit of nodes is
+still activation patching of all others, and no head is heard except through its edges.
 """
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,42 +27,40 @@ TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torc
 
 @dataclass(frozen=True, eq=False)
 class HeadWrites:
-    """The maps of one layer: output [heads, value_dim, hidden] and bias [hidden], the gain of a norm behind included.
-
-    normed: whether a norm behind attention divides by the length of what it is given.
-    """
+    """The map of one layer: output [heads, value_dim, hidden] and bias [hidden]; norm is what follows, or None."""
 
     output: Tensor
     bias: Tensor
-    normed: bool
+    norm: nn.Module | None
 
-    def scaled(self, z: Tensor, written: Tensor) -> Tensor:
-        """z [prompts, heads, tokens, value_dim] times the norm's factor, found from what the layer wrote."""
-        return z * self._factor(z, written)[:, None] if self.normed else z
+    def of(self, z: Tensor) -> Tensor:
+        """What each head writes, [prompts, heads, tokens, hidden], of its z; differences of z give differences."""
+        return z @ self.output
 
-    def of(self, scaled: Tensor) -> Tensor:
-        """What each head writes, [prompts, heads, tokens, hidden], of scaled z; differences of z give differences."""
-        return scaled @ self.output
+    def sum(self, z: Tensor) -> Tensor:
+        """What all heads and the bias write, [prompts, tokens, hidden], before a norm that follows."""
+        return self.of(z).sum(1) + self.bias
 
-    def _factor(self, z: Tensor, written: Tensor) -> Tensor:
-        """[prompts, tokens, 1]: what the layer wrote, over the sum of the plain writes and the bias."""
-        plain = self.of(z).sum(1) + self.bias
-        size = plain.square().sum(-1, keepdim=True).clamp(min=torch.finfo(plain.dtype).tiny)
-        return (written * plain).sum(-1, keepdim=True) / size
+    def behind(self, plain: Tensor) -> Tensor:
+        """What reaches the stream of `plain`, sums of writes [..., tokens, hidden]."""
+        return plain if self.norm is None else self.norm.forward(plain)  # forward: past the hooks
 
-    def error(self, z: Tensor, written: Tensor) -> float:
-        """How far what the maps say of z is from what was written, relative to its largest number."""
-        told = self.of(z).sum(1) + self.bias
-        if self.normed:
-            told = told * self._factor(z, written)
-        return float((told - written).abs().max() / written.abs().max())
+    def moved(self, plain: Tensor, changes: Tensor) -> Tensor:
+        """How the stream moves for small changes [prompts, heads, tokens, hidden] of writes whose sum is `plain`."""
+        if self.norm is None:
+            return changes
+        with torch.enable_grad():  # the pull-back is linear in u, and its gradient for u is the push-forward
+            sums = plain.detach()[:, None].expand_as(changes).clone().requires_grad_()
+            u = torch.zeros_like(sums, requires_grad=True)
+            (pulled,) = torch.autograd.grad(self.behind(sums), sums, u, create_graph=True)
+            return torch.autograd.grad(pulled, u, changes)[0]
 
 
 @torch.no_grad()
 def measured(model: Model) -> tuple[HeadWrites, ...]:
     """The maps of every layer, from one forward pass over heads x value_dim + 3 sequences of one token.
 
-    Raises ProbeError where what is written is not linear in z, up to a norm.
+    Raises ProbeError where what is written is not linear in z, up to a norm that follows.
     """
     width, value_dim = model.n_heads * model.seam.value_dim, model.seam.value_dim
     random = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
@@ -80,15 +78,14 @@ def measured(model: Model) -> tuple[HeadWrites, ...]:
         def stop(z: Tensor, written: Tensor) -> Tensor:
             behind = attention not in writer.modules()
             plain = inner["plain"].view_as(written) if behind else written
-            gain = _gain(writer, written) if behind else None
-            found.append(_maps(model, run.layer, plain[:, 0], written[:, 0], basis, gain))
+            norm = writer if behind else None
+            found.append(_maps(model, run.layer, plain[:, 0], written[:, 0], basis, norm))
             raise Stop
 
         handle = attention.register_forward_hook(keep)
         try:
-            run.run(stream, z=lambda _: basis, attended=stop)
-        except Stop:
-            pass
+            with suppress(Stop):
+                run.run(stream, z=lambda _: basis, attended=stop)
         finally:
             handle.remove()
         return stream
@@ -99,23 +96,17 @@ def measured(model: Model) -> tuple[HeadWrites, ...]:
     return tuple(found)
 
 
-def _maps(model: Model, layer: int, plain: Tensor, written: Tensor, basis: Tensor, gain: Tensor | None) -> HeadWrites:
-    """The maps from what attention gave (`plain`) and wrote for the basis; checked on the last rows, random z."""
+def _maps(
+    model: Model, layer: int, plain: Tensor, written: Tensor, basis: Tensor, norm: nn.Module | None
+) -> HeadWrites:
+    """The map from what attention gave (`plain`) and wrote for the basis; checked on the last rows, random z."""
     bias = plain[-3]
     output = (plain[:-3] - bias).view(model.n_heads, -1, plain.shape[-1])
-    if gain is not None:
-        output, bias = output * gain, bias * gain
-    maps = HeadWrites(output.contiguous(), bias, normed=gain is not None)
-    error = maps.error(basis[-2:], written[-2:, None])
+    maps = HeadWrites(output.contiguous(), bias, norm)
+    told, wanted = maps.behind(maps.sum(basis[-2:])), written[-2:, None]
+    error = float((told - wanted).abs().max() / wanted.abs().max())
     if not error < TOLERANCE[model.dtype]:
         raise ProbeError(
             f"{model.name} has no edges: what attention writes in layer {layer} is off by {error:.2g} from a linear map"
         )
     return maps
-
-
-def _gain(norm: nn.Module, like: Tensor) -> Tensor:
-    """The gain [hidden] of a norm that divides by the root mean square, from a vector of +1 and -1."""
-    signs = 1 - 2 * (torch.arange(like.shape[-1], device=like.device) % 2).to(like.dtype)
-    plus, minus = norm.forward(torch.stack([signs, -signs])[:, None])[:, 0]  # forward: past the hooks
-    return (plus - minus) / 2 * signs

@@ -36,6 +36,11 @@ class Patched:
     def __init__(self, wiring: Wiring, pairs: Pairs) -> None:
         self.wiring, self.pairs = wiring, pairs
         self.corrupted: Side = side(wiring, pairs.corrupted, pairs.padding)
+        self._plain = {  # of the layers with a norm behind attention: what their heads write together, before it
+            layer: maps.sum(z)
+            for layer, (maps, z) in enumerate(zip(wiring.writes, self.corrupted.z, strict=True))
+            if maps.norm is not None
+        }
 
     @torch.no_grad()
     def logits(self, weights: Tensor) -> Tensor:
@@ -65,7 +70,7 @@ class Patched:
                 self._layer(run, weights, found)
             if run.layer < graph.layers - 1:
                 return entered
-            return self.corrupted.entering[-1] + _mixed(weights[-1:], found).view_as(entered)
+            return self.corrupted.entering[-1] + self._moved(weights[-1:], found)[0]
 
         with taken_apart(model, step):
             return forward(model, self.pairs.clean, self.pairs.padding), found
@@ -80,16 +85,36 @@ class Patched:
             found[heads.start : heads.stop + 1] = 0
             return
         alike, which = for_attention.unique(dim=0, return_inverse=True)
-        *streams, stream = base + _mixed(torch.cat([alike, for_mlp[None, :before]]), found).view(-1, *base.shape)
+        *streams, stream = base + self._moved(torch.cat([alike, for_mlp[None, :before]]), found)
         call = _assembled([run.read(each) for each in streams], which.tolist(), graph.heads, graph.kv_heads)
 
         def attended(z: Tensor, written: Tensor) -> Tensor:
-            change = maps.of(maps.scaled(z, written) - corrupted.scaled[layer])
-            found[heads] = change.transpose(0, 1).flatten(1)
-            return corrupted.attention[layer] + _mixed(for_mlp[None, heads], found[heads]).view_as(base)
+            found[heads] = maps.of(z - corrupted.z[layer]).transpose(0, 1).flatten(1)
+            return corrupted.attention[layer] + self._moved_by(layer, for_mlp[None, heads], found)[0]
 
         mlp = run.run(stream, operands=lambda _: call, attended=attended)
         found[heads.stop] = (mlp - corrupted.mlp[layer]).flatten()
+
+    def _moved(self, weights: Tensor, found: Tensor) -> Tensor:
+        """How far streams are from corrupted ones, [streams, prompts, tokens, hidden]; weights [streams, senders]."""
+        graph, linear, bent = self.wiring.graph, weights, []
+        for layer in self._plain:
+            if graph.entering(layer) < weights.shape[1]:
+                heads = graph.written(layer)
+                bent.append(self._moved_by(layer, weights[:, heads], found))
+                linear = linear.clone()
+                linear[:, heads] = 0
+        moved = _mixed(linear, found).view(-1, *self.corrupted.entering[0].shape)
+        return sum(bent, moved)
+
+    def _moved_by(self, layer: int, weights: Tensor, found: Tensor) -> Tensor:
+        """What a layer's heads add to streams, less what they do when corrupted; weights [streams, heads]."""
+        maps = self.wiring.writes[layer]
+        change = _mixed(weights, found[self.wiring.graph.written(layer)]).view(-1, *self.corrupted.mlp[layer].shape)
+        if layer not in self._plain:
+            return change
+        plain = self._plain[layer]
+        return maps.behind(plain + change) - maps.behind(plain)
 
 
 def _mixed(weights: Tensor, found: Tensor) -> Tensor:

@@ -19,12 +19,12 @@ class Side:
     """One run of a batch of prompts, by layer.
 
     entering [prompts, tokens, hidden]: the stream that enters; one more for the stream that leaves the last layer.
-    scaled: z [prompts, heads, tokens, value_dim], a linear map away from what heads write. attention, mlp [prompts,
-    tokens, hidden]: what the layer's attention and MLP write. logits [prompts, vocab]: at the last column.
+    z [prompts, heads, tokens, value_dim]: a linear map away from what heads write. attention, mlp [prompts, tokens,
+    hidden]: what the layer's attention and MLP write. logits [prompts, vocab]: at the last column.
     """
 
     entering: tuple[Tensor, ...]
-    scaled: tuple[Tensor, ...]
+    z: tuple[Tensor, ...]
     attention: tuple[Tensor, ...]
     mlp: tuple[Tensor, ...]
     logits: Tensor
@@ -34,13 +34,13 @@ class Side:
 def side(wiring: Wiring, ids: Tensor, padding: Tensor | None) -> Side:
     """The run of ids [prompts, tokens]."""
     entering: list[Tensor] = []
-    scaled: list[Tensor] = []
+    outputs: list[Tensor] = []
     attention: list[Tensor] = []
     mlp: list[Tensor] = []
 
     def step(run: LayerRun, stream: Tensor) -> Tensor:
         def keep(z: Tensor, written: Tensor) -> Tensor:
-            scaled.append(wiring.writes[run.layer].scaled(z, written))
+            outputs.append(z)
             attention.append(written)
             return written
 
@@ -51,7 +51,7 @@ def side(wiring: Wiring, ids: Tensor, padding: Tensor | None) -> Side:
     with taken_apart(wiring.model, step):
         logits = forward(wiring.model, ids, padding)
     entering.append(entering[-1] + attention[-1] + mlp[-1])
-    return Side(tuple(entering), tuple(scaled), tuple(attention), tuple(mlp), logits)
+    return Side(tuple(entering), tuple(outputs), tuple(attention), tuple(mlp), logits)
 
 
 def batch_size(wiring: Wiring, tokens: int, *, copies: int = 1) -> int:
