@@ -5,9 +5,10 @@ Layer by layer, each receiver reads a stream of its own,
     corrupted stream + sum over senders of weight x (what the sender writes now - what it writes when corrupted),
 
 with weight 1 for an edge that is kept and 0 for one that is cut. "Now" is this run: what an upstream cut changed is
-passed on. With every edge kept this is the clean run, with none the corrupted one. Receivers of a layer that read the
-same stream share one run of the layer, so a sparse circuit costs little more than the model, and a dense random one
-up to heads + 2 KV heads runs of each layer's norm and projections.
+passed on. With every edge kept this is the clean run, with none the corrupted one. (What heads write before a norm is
+added up inside each receiver's copy of that norm; see `head_writes`.) Receivers of a layer that read the same stream
+share one run of the layer, so a sparse circuit costs little more than the model, and a dense random one up to heads +
+2 KV heads runs of each layer's norm and projections.
 """
 
 from __future__ import annotations

@@ -63,7 +63,9 @@ def test_edges_out_of_a_head_sum_to_attribution_patching_of_the_head(name):
     found = eap(wiring, pairs).out_of()
     for layer in range(2):
         change = corrupted.z[layer] - clean.z[layer]
-        wanted = (change * clean.leaf[layer].grad).sum((2, 3)).mean(0)
+        gradient = clean.leaf[layer].grad
+        assert gradient is not None
+        wanted = (change * gradient).sum((2, 3)).mean(0)
         assert wanted.abs().max() > 1e-2
         torch.testing.assert_close(found[wiring.graph.written(layer)], wanted, rtol=1e-3, atol=1e-4)
 

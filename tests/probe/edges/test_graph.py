@@ -99,5 +99,5 @@ def test_random_circuits_have_their_size_and_their_seed():
     one = EdgeCircuit.random(found, 20, seed=1)
     assert len(one) == 20 and torch.equal(one.kept, EdgeCircuit.random(found, 20, seed=1).kept)
     assert not torch.equal(one.kept, EdgeCircuit.random(found, 20, seed=2).kept)
-    counts = sum(EdgeCircuit.random(found, 41, seed=seed).kept.int() for seed in range(400))
+    counts = torch.stack([EdgeCircuit.random(found, 41, seed=seed).kept for seed in range(400)]).sum(0)
     assert bool((counts[found.exists] > 140).all()) and int(counts[~found.exists].sum()) == 0  # 200 expected, sd 10
