@@ -51,14 +51,16 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
             y=level,
             line={"color": INK, "width": 1, "dash": "dot"},
             annotation={"text": text, "font": {"color": MUTED, "size": 12}},
-            annotation_position="bottom right" if level else "top right",
+            annotation_position="top left" if level else "bottom left",
         )
-    reached = [size for size, found in zip(curve.percents, curve.faithfulness.tolist(), strict=True) if found >= 0.9]
+    kept = zip(curve.percents, curve.faithfulness.tolist(), strict=True)
+    reached = [percent for percent, found in kept if found >= 0.9 and percent < 100]
     share = f"{reached[0]:g} % of the edges keep" if reached else "No circuit smaller than the model keeps"
     figure = styled(
         figure,
         title=f"{share} nine tenths of the answer: {name}",
-        subtitle=f"the best edges kept, all others corrupted; CPR {decimal(curve.cpr)}, CMD {decimal(curve.cmd)}",
+        subtitle="the best edges kept, all others corrupted; bars are two standard errors; "
+        f"CPR {decimal(curve.cpr, digits=3)}, CMD {decimal(curve.cmd, digits=3)}",
     )
     figure.update_xaxes(
         type="log",
@@ -67,5 +69,5 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
         ticktext=[f"{percent:g}" for percent in curve.percents],
     )
     figure.update_yaxes(title="faithfulness f")
-    figure.update_layout(legend={"x": 0.02, "y": 0.86, "xanchor": "left", "yanchor": "top"})
+    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"})
     return figure

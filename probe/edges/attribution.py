@@ -8,9 +8,10 @@ the gradient taken in the clean run: exact for an edge in the limit of a small c
 "inputs") averages the gradient over runs whose embeddings lie between the corrupted e' and the clean e, at
 e' + t (e - e'). Which t is a choice: `points` "left" takes k/m for k = 0..m-1, as hannamw/EAP-IG's code (the corrupted
 end included, the clean left out), "right" k = 1..m, as the paper's formula (the clean end included), "midpoint"
-(k - 1/2)/m. Midpoint is the default: it favours neither end, and its error in m is the smallest of the three where the
-gradient is smooth. Where it is not, as with saturated attention, too few steps of any can be worse than none. EAP is
-"right" with one step.
+(k - 1/2)/m. Midpoint is the default: it favours neither end, and of the three its sums come closest to what they must
+be (five points on 20 IOI prompts of the packaged model: the edges out of the embedding, which sum to the gap for many
+points, sum to 101 % of it, left to 97 %, right to 98 %; with exact effects of 30 of the best edges all three correlate
+at 0.98, EAP at 0.49). Where attention is saturated, too few points can be worse than none. EAP is "right" with 1 step.
 
 The input of a receiver is the stream that enters its own copy of the norm before it, so a gradient is pulled back
 through norm and projections for each head's query, each KV head's key and value, and each MLP on its own. This runs
