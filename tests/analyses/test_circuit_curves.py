@@ -27,7 +27,7 @@ def test_title_lines_and_errors():
     assert list(figure.data[0].y) == [0, 0, 1] and figure.data[2].y == pytest.approx((0, 0.95, 1))
     # at 10 %: differences 4.5 and 2.7, sd 1.2728, over the root of 2 and the gap of 8, twice
     assert figure.data[2].error_y.array[1] == pytest.approx(2 * 1.2728 / 2**0.5 / 8, abs=1e-4)
-    assert "CPR .908, CMD .092" in figure.layout.title.text  # .475 x .09 + .975 x .9
+    assert "CPR .920, CMD .070" in figure.layout.title.text  # .475 x .09 + .975 x .9
 
 
 def test_without_a_smaller_circuit_it_says_so():
