@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probe import Head, UsageError
-from probe.edges.acdc import acdc, acdc_cost
+from probe.edges.acdc import _groups, acdc, acdc_cost
 from probe.edges.graph import EMBEDDING, LOGITS, Edge, EdgeCircuit
 from probe.edges.patched import Patched, logit_differences
 from probe.edges.wiring import Wiring
@@ -70,6 +70,15 @@ def test_a_search_can_be_confined():
     clean, corrupted = (float(differences(wiring, pairs, ids).mean()) for ids in (pairs.clean, pairs.corrupted))
     assert len(logits.circuit) == graph.edges - 11
     assert logits.divergence == pytest.approx(clean - corrupted, abs=1e-5)
+
+
+def test_receivers_are_visited_from_the_logits_back_and_senders_the_latest_first():
+    graph = wired("llama").graph
+    order = [graph.edge(rows.start, columns.start) for rows, columns in _groups(graph, "edge", None)]
+    assert order == EdgeCircuit.whole(graph).edges()[::-1]
+    assert [str(edge) for edge in order[:2]] == ["MLP1->logits", "L1H3->logits"]
+    blocks = [(rows, columns) for rows, columns in _groups(graph, "block", [1])]
+    assert [columns.start for _, columns in blocks] == [6, 5, 1, 0, 5, 1, 0]  # of MLP 1: heads, MLP, heads, embedding
 
 
 def test_costs():

@@ -117,12 +117,17 @@ def test_standard_errors_are_those_over_prompts():
 
 
 def test_the_toys_saturated_edge():
-    """The gradient is 0 where attention is saturated, and a few steps overshoot by far: -64/3, (5 points, 1 of them
-    where three keys tie: -2 x 160/3, over 5)."""
+    """The gradient is 0 where attention is saturated, and few steps overshoot: 1 of 5 meets three keys that tie.
+
+    There 1.0 reads A with weight 1/3 and B with 2/3, whose scores move by -60 and 60: -2 (80 + 80) / 3, over 5 steps.
+    """
     wiring, pairs = Wiring(toy()), toy_pairs()
     edge = (Head(0, 0), Input("q", 1, 0))
     place = wiring.graph.place(edge)
     assert float(eap(wiring, pairs).raw[place]) == pytest.approx(0, abs=1e-10)
+
+    # over embeddings S2's own key moves too, and all three tie half way: -2 (60 + 60) / 3, over 5 steps
+    assert float(eap_ig(wiring, pairs, steps=5).raw[place]) == pytest.approx(-16, abs=1e-3)
 
     def integrated(steps: int, points: str = "midpoint") -> float:
         return float(eap_ig_activations(wiring, pairs, [Head(0, 0)], steps=steps, points=points).raw[place])
@@ -139,6 +144,9 @@ def test_points():
     assert grid(2, "midpoint") == [0.25, 0.75] and grid(1, "right") == [1]
     wiring, pairs = wired("llama"), some_pairs()
     torch.testing.assert_close(eap_ig(wiring, pairs, steps=1, points="right").raw, eap(wiring, pairs).raw)
+    heads = wiring.graph.written(0)
+    of_heads = eap_ig_activations(wiring, pairs, wiring.graph.senders[heads], steps=1, points="right").raw
+    torch.testing.assert_close(of_heads[:, heads], eap(wiring, pairs).raw[:, heads])
     ends = (eap_ig(wiring, pairs, steps=1, points=points).raw for points in ("left", "right"))
     left = eap_ig(wiring, pairs, steps=2, points="left").raw  # at the corrupted end and half way
     half = eap_ig(wiring, pairs, steps=1, points="midpoint").raw

@@ -126,6 +126,18 @@ def test_what_pruning_leaves_out_changes_nothing(name):
     close(logit_differences(wiring, pairs, pruned), logit_differences(wiring, pairs, circuits))
 
 
+def test_layers_that_nothing_feeds_write_what_they_write_when_corrupted():
+    wiring, pairs = wired("llama"), some_pairs()
+    unfed = EdgeCircuit.of_edges(wiring.graph, [(Head(0, 0), LOGITS), (MLP(0), LOGITS), (MLP(1), LOGITS)])
+    patched = Patched(wiring, pairs)
+    torch.use_deterministic_algorithms(True)  # memory that is not written to holds NaN
+    try:
+        found = pairs.logit_difference(patched.logits(unfed.kept))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    close(found, differences(wiring, pairs, pairs.corrupted))
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt_neox"])
 def test_effects_of_edges_are_those_of_whole_runs(name):
     wiring, pairs = wired(name), some_pairs()
