@@ -118,17 +118,33 @@ class ResidualStream:
     @contextmanager
     def skipping(self, layers: Sequence[int]) -> Iterator[None]:
         """Pass the stream by these layers untouched; nothing in them is computed, nor cached."""
+        with self.replacing(lambda layer, forward, states: states, layers=layers):
+            yield
 
-        def by(index: int) -> Callable[..., Any]:
+    @contextmanager
+    def replacing(
+        self,
+        step: Callable[[int, Callable[[Tensor], Any], Tensor], Tensor],
+        *,
+        layers: Sequence[int] | None = None,
+    ) -> Iterator[None]:
+        """Let step(layer, forward, stream that enters) say what leaves a layer; all layers unless `layers` says.
+
+        forward(stream) runs the layer itself on any stream, with all else that the model hands to the layer.
+        """
+
+        def by(index: int, own: Callable[..., Any]) -> Callable[..., Any]:
             def forward(hidden_states: Tensor, *args: Any, **options: Any) -> Any:
-                return (hidden_states,) if self._tuples[index] else hidden_states
+                left = step(index, lambda states: own(states, *args, **options), hidden_states)
+                return (left,) if self._tuples[index] else left
 
             return forward
 
-        former = {index: self.layers[index].__dict__.get("forward") for index in layers}
+        chosen = range(len(self.layers)) if layers is None else layers
+        former = {index: self.layers[index].__dict__.get("forward") for index in chosen}
         try:
-            for index in layers:
-                self.layers[index].forward = by(index)
+            for index in chosen:
+                self.layers[index].forward = by(index, self.layers[index].forward)
             yield
         finally:
             for index, own in former.items():
@@ -137,18 +153,23 @@ class ResidualStream:
                 else:  # one that was set on the object, as accelerate does
                     self.layers[index].forward = own
 
+    def writers(self, layer: int) -> tuple[nn.Module, nn.Module]:
+        """The parts of a layer whose outputs are what its attention and its MLP write. Raises ProbeError."""
+        if not self.split:
+            raise ProbeError(f"{type(self._model.hf).__name__} keeps attention and MLP no two parts of its layers")
+        return self._attention[layer], self._mlps[layer]
+
     @contextmanager
     def writing(self, layer: int, write: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Let a layer's MLP write `write(states)` instead of its states [rows, tokens, hidden]. Raises ProbeError."""
-        if not self.split:
-            raise ProbeError(f"{type(self._model.hf).__name__} keeps attention and MLP no two parts of its layers")
+        mlp = self.writers(layer)[1]
 
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
             states = _states(output)
             new = write(states).view_as(states)
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
-        handle = self._mlps[layer].register_forward_hook(hook)
+        handle = mlp.register_forward_hook(hook)
         try:
             yield
         finally:

@@ -1,0 +1,88 @@
+"""Scores of edges: what the logit difference is expected to do when an edge alone carries the corrupted write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from probe.edges.graph import Edge, EdgeCircuit, Graph, Receiver, Sender
+from probe.errors import UsageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Ranking = Literal["magnitude", "support"]
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeScores:
+    """Expected changes of the logit difference by edge, [receivers, senders], in logits; 0 where there is no edge.
+
+    raw: mean over prompts. standard_error: over prompts, NaN for a single one. clean, corrupted [prompts]: the logit
+    differences. method: what they come from, with its settings.
+    """
+
+    graph: Graph
+    raw: Tensor
+    standard_error: Tensor
+    clean: Tensor
+    corrupted: Tensor
+    method: str
+
+    @property
+    def gap(self) -> float:
+        """Mean logit difference of the corrupted prompts less that of the clean ones: the scale of `normalised`."""
+        return float((self.corrupted - self.clean).double().mean())
+
+    @property
+    def normalised(self) -> Tensor:
+        """100 raw / gap, [receivers, senders], in percent: positive where an edge supports the answer."""
+        return 100 * self.raw / self.gap
+
+    def of(self, edge: Edge | tuple[Sender, Receiver]) -> float:
+        """The normalised score of an edge, in percent. Raises UsageError where there is no such edge."""
+        return float(self.normalised[self.graph.place(edge)])
+
+    def out_of(self) -> Tensor:
+        """The sum over the edges that leave each sender, [senders], in logits: the attribution of its whole write."""
+        return self.raw.sum(0)
+
+    def ranked(self, by: Ranking = "magnitude") -> Tensor:
+        """Flat places of all edges, best first: by the size of the score, or by how much it supports the answer."""
+        if by not in ("magnitude", "support"):
+            raise UsageError(f"edges rank by 'magnitude' or 'support', got {by!r}")
+        places = self.graph.exists.flatten().nonzero()[:, 0]
+        values = self.normalised.flatten()[places]
+        values = values.abs() if by == "magnitude" else values
+        return places[values.argsort(descending=True, stable=True)]
+
+    def top(self, count: int, *, by: Ranking = "magnitude") -> list[Edge]:
+        """The best edges; ties go to the earlier receiver, then sender."""
+        senders = len(self.graph.senders)
+        return [self.graph.edge(*divmod(place, senders)) for place in self.ranked(by)[:count].tolist()]
+
+    def circuit(self, size: int, *, by: Ranking = "magnitude") -> EdgeCircuit:
+        """The circuit of the `size` best edges. Raises UsageError for more than there are."""
+        if not 0 <= size <= self.graph.edges:
+            raise UsageError(f"expected 0..{self.graph.edges} edges, got {size}")
+        kept = torch.zeros(self.raw.numel(), dtype=torch.bool)
+        kept[self.ranked(by)[:size]] = True
+        return EdgeCircuit(self.graph, kept.view_as(self.raw))
+
+    def to_df(self, *, top: int = 100, by: Ranking = "magnitude") -> pd.DataFrame:
+        """One row for each of the best edges: sender, receiver, percent, raw, standard_error."""
+        import pandas as pd
+
+        places = [self.graph.place(edge) for edge in self.top(top, by=by)]
+        return pd.DataFrame(
+            {
+                "sender": [str(self.graph.senders[column]) for _, column in places],
+                "receiver": [str(self.graph.receivers[row]) for row, _ in places],
+                "percent": [float(self.normalised[place]) for place in places],
+                "raw": [float(self.raw[place]) for place in places],
+                "standard_error": [float(self.standard_error[place]) for place in places],
+            }
+        )

@@ -1,0 +1,134 @@
+"""A forward pass taken apart: each layer is run by the caller, on any stream, as often as needed, and in pieces.
+
+The model's own code computes everything: its embedding, masks and positions reach each layer as they always do, and a
+layer run here is the layer's own forward, with places where the caller cuts in. `operands` is handed the queries, keys
+and values, and says which to attend with; `z` is handed the heads' outputs and says which to project; `attended` is
+handed these outputs and what attention wrote, and says what is written. Each may end the layer's run by raising `Stop`.
+That is all that edge patching needs from an architecture: receivers with inputs of their own are runs of the layer on
+several streams, each up to its operands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from probe.errors import ProbeError
+from probe.interventions.base import AttentionCall, Intervention
+
+if TYPE_CHECKING:
+    from probe.models import Model
+
+
+class Stop(Exception):
+    """Ends the run of a layer early."""
+
+
+@dataclass(frozen=True)
+class LayerRun:
+    """A layer in one forward pass, with what the model hands to it beside the stream; to be run in that pass's context.
+
+    Streams and writes are [prompts, tokens, hidden], z [prompts, heads, tokens, value_dim].
+    """
+
+    layer: int
+    _forward: Callable[[Tensor], Any]
+    _seat: _Seat
+
+    def run(
+        self,
+        stream: Tensor,
+        *,
+        operands: Callable[[AttentionCall], AttentionCall] | None = None,
+        z: Callable[[Tensor], Tensor] | None = None,
+        attended: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """What the MLP writes when `stream` enters the layer."""
+        seat = self._seat
+        seat.operands, seat.outputs, seat.attended, seat.stream, seat.written = operands, z, attended, stream, None
+        try:
+            self._forward(stream)
+        finally:
+            seat.operands = seat.outputs = seat.attended = seat.stream = seat.z = None
+        if seat.written is None:
+            raise ProbeError(f"layer {self.layer} ran without its MLP")
+        return seat.written.view_as(stream)
+
+    def read(self, stream: Tensor) -> AttentionCall:
+        """The queries, keys and values that attention reads from `stream`; nothing behind them is computed."""
+        found: list[AttentionCall] = []
+
+        def stop(call: AttentionCall) -> AttentionCall:
+            found.append(call)
+            raise Stop
+
+        with suppress(Stop):
+            self.run(stream, operands=stop)
+        return found[0]
+
+
+class _Seat(Intervention):
+    """Where the layer that runs now meets its caller."""
+
+    def __init__(self) -> None:
+        self.operands: Callable[[AttentionCall], AttentionCall] | None = None
+        self.outputs: Callable[[Tensor], Tensor] | None = None
+        self.attended: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.stream: Tensor | None = None
+        self.z: Tensor | None = None
+        self.written: Tensor | None = None
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        if self.operands is None:
+            return call
+        chosen = self.operands(call)
+        return replace(call, query=chosen.query, key=chosen.key, value=chosen.value)
+
+    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
+        self.z = output if self.outputs is None else self.outputs(output)
+        return self.z
+
+    def on_attention(self, module: nn.Module, args: tuple, output: Any) -> Any:
+        if self.attended is None or self.z is None or self.stream is None:
+            return output
+        states = output[0] if isinstance(output, tuple) else output
+        new = self.attended(self.z, states.view_as(self.stream)).view_as(states)
+        return (new, *output[1:]) if isinstance(output, tuple) else new
+
+    def on_mlp(self, module: nn.Module, args: tuple, output: Any) -> None:
+        self.written = output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def taken_apart(model: Model, step: Callable[[LayerRun, Tensor], Tensor]) -> Iterator[None]:
+    """Forward passes inside call step(run, stream that enters) for each layer; what it returns leaves the layer.
+
+    Raises ProbeError for a model whose layers are not the sum of an attention and an MLP.
+    """
+    stream, seat = model.stream, _Seat()
+    if not stream.split:
+        raise ProbeError(f"{type(model.hf).__name__} has layers that are no sum of attention and MLP: no edges in them")
+    handles = []
+
+    def by(layer: int, own: Callable[[Tensor], Any], states: Tensor) -> Tensor:
+        return step(LayerRun(layer, own, seat), states)
+
+    with model.intervene(seat), stream.replacing(by):
+        try:
+            for layer in range(model.n_layers):
+                attention, mlp = stream.writers(layer)
+                handles.append(attention.register_forward_hook(seat.on_attention))
+                handles.append(mlp.register_forward_hook(seat.on_mlp))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def forward(model: Model, ids: Tensor, padding: Tensor | None) -> Tensor:
+    """Logits at the last column, [prompts, vocab]."""
+    return model.logits(ids, padding=padding, logits_to_keep=1)[:, -1]
