@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 SPLIT, WHOLE = ("attention", "mlp"), ("layer",)
-TOLERANCE = 1e-3
+TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # 1e-3 for others
 """How far two outputs may be from a layer's change, as a share of it, to be taken for its writers."""
 
 
@@ -205,7 +205,7 @@ class ResidualStream:
             key=lambda found: float(found[0]),
             default=None,
         )
-        return None if best is None or not best[0] < TOLERANCE else (best[1], best[2])
+        return None if best is None or not best[0] < TOLERANCE.get(change.dtype, 1e-3) else (best[1], best[2])
 
 
 class _Modules:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -21,7 +23,7 @@ def curve(answer: float, *, draws: int = 2) -> CircuitCurve:
 
 
 def test_title_lines_and_errors():
-    figure = curve_figure(curve(0.9), name="IOI, tiny")
+    figure: Any = curve_figure(curve(0.9), name="IOI, tiny")
     assert "<b>10 % of the edges keep nine tenths of the answer: IOI, tiny</b>" in figure.layout.title.text
     assert [trace.showlegend for trace in figure.data] == [True, False, None]
     assert list(figure.data[0].y) == [0, 0, 1] and figure.data[2].y == pytest.approx((0, 0.95, 1))
@@ -31,6 +33,6 @@ def test_title_lines_and_errors():
 
 
 def test_without_a_smaller_circuit_it_says_so():
-    figure = curve_figure(curve(0.5, draws=0), name="IOI")
+    figure: Any = curve_figure(curve(0.5, draws=0), name="IOI")
     assert "<b>100 % of the edges keep" not in figure.layout.title.text
     assert "No circuit smaller than the model keeps nine tenths" in figure.layout.title.text and len(figure.data) == 1

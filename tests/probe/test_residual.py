@@ -56,6 +56,15 @@ def test_the_first_writer_is_attention():
     assert (before[0, "mlp"] - before[0, "attention"]).norm() > 0.1
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "olmo2", "gpt_neox"])
+def test_the_writers_are_found_in_half_precision_too(name, dtype):
+    model = tiny(name)
+    wanted = [ResidualStream(model).writers(layer) for layer in range(2)]
+    model.hf.to(dtype)
+    assert [ResidualStream(model).writers(layer) for layer in range(2)] == wanted
+
+
 def test_a_layer_that_no_two_writers_explain_is_read_whole():
     model = tiny("llama")
     for layer in model.hf.model.layers:

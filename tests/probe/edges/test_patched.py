@@ -15,6 +15,7 @@ from probe.edges.wiring import Wiring
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import PatchHeads
 from probe.patching.nodes import MLP, Input
+from tests.probe.doors import tiny
 from tests.probe.edges.wired import NAMES, differences, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 
@@ -34,6 +35,15 @@ def test_with_every_edge_kept_it_is_the_clean_run_and_with_none_the_corrupted_on
     close(logit_differences(wiring, pairs, [whole, empty], batch=2), found)
     close(differences(wiring, pairs, pairs.clean), clean)  # nothing is left on the model
     assert not any(module._forward_hooks or "forward" in module.__dict__ for module in wiring.model.hf.modules())
+
+
+def test_a_model_in_bfloat16_has_edges():
+    model = tiny("llama")
+    model.hf.bfloat16()
+    wiring, pairs = Wiring(model), some_pairs()
+    ends = [differences(wiring, pairs, ids).float() for ids in (pairs.clean, pairs.corrupted)]
+    found = logit_differences(wiring, pairs, [EdgeCircuit.whole(wiring.graph), EdgeCircuit.empty(wiring.graph)])
+    torch.testing.assert_close(found, torch.stack(ends), rtol=0.05, atol=0.1)
 
 
 @torch.no_grad()
