@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from probe.errors import UsageError
@@ -32,7 +33,18 @@ class Input(NamedTuple):
         return f"L{self.layer}{self.kind.upper()}{self.head}"
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The residual stream that enters a layer."""
+
+    layer: int
+
+    def __str__(self) -> str:
+        return f"stream{self.layer}"
+
+
 Sender = Head | MLP
+Place = Head | MLP | Input | Stream
 
 
 def queries(heads: Iterable[Head]) -> tuple[Input, ...]:
@@ -76,6 +88,20 @@ def checked_inputs(model: Model, inputs: Sequence[Input]) -> tuple[Input, ...]:
         if not (0 <= each.layer < model.n_layers and 0 <= each.head < heads):
             raise UsageError(_missing(model, each))
     return tuple(dict.fromkeys(Input(*each) for each in inputs))
+
+
+def checked_places(model: Model, places: Sequence[Place]) -> tuple[Place, ...]:
+    """The places, as they come. Raises UsageError for one that the model does not have."""
+    if not places:
+        raise UsageError("expected at least one place to patch, got none")
+    for place in places:
+        if isinstance(place, Input):
+            checked_inputs(model, [place])
+        elif isinstance(place, Head | MLP):
+            checked_senders(model, [place])
+        elif not 0 <= place.layer < model.n_layers:
+            raise UsageError(_missing(model, place))
+    return tuple(places)
 
 
 def _missing(model: Model, node: object) -> str:

@@ -1,0 +1,147 @@
+"""Activation patching: one place of the clean run at a time takes what it has in the corrupted run, the rest is live.
+
+Exact, and the total effect of the place: everything behind it is recomputed. A patched run begins at the place's layer,
+and where END alone is patched it is one decoding step on the clean run's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from probe.errors import UsageError
+from probe.heads import Head
+from probe.interventions.base import AttentionCall, Intervention
+from probe.patching.columns import END, covered
+from probe.patching.effects import Effects, joined
+from probe.patching.nodes import MLP, Input, Place, Stream, checked_places
+from probe.patching.runs import ROWS, Activations, Tail, activations
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.pairs import Pairs
+
+Progress = Callable[[int, int], None]
+OPERANDS = {"q": "query", "k": "key", "v": "value"}
+
+
+def patch(
+    model: Model,
+    pairs: Pairs,
+    places: Sequence[Place],
+    *,
+    at: str | Tensor = END,
+    batch: int = 40,
+    progress: Progress | None = None,
+) -> Effects:
+    """The total effect of each place on the logit difference: z of a head, a query, key or value, an MLP, the stream.
+
+    at: "END", "all", the name of a role, or [prompts, tokens] bool. batch: prompts that run at once. progress: called
+    with (places done, places planned), over all batches. Raises UsageError for what the model or the pairs lack.
+    """
+    nodes = checked_places(model, places)
+    if not model.stream.split and any(isinstance(node, MLP) for node in nodes):
+        raise UsageError(f"the MLPs of {model.name} cannot be told from its attention: patch heads or the stream")
+    whole = covered(pairs, at)
+    parts, done = [], 0
+    batches = list(pairs.batches(batch))
+    for rows, part in batches:
+        mask = whole[rows, -part.clean.shape[1] :]
+        clean, corrupted = activations(model, part, part.clean), activations(model, part, part.corrupted)
+        tail = Tail(model, part, clean, end=not bool(mask[:, :-1].any()))
+        patched = clean.difference.repeat(len(nodes), 1)
+        # rows of whole prompts hold all their tokens
+        most = max(1, ROWS // (len(part) * (1 if tail.end else part.clean.shape[1])) - 1)
+        for layer in sorted({node.layer for node in nodes}):
+            here = [place for place, node in enumerate(nodes) if node.layer == layer]
+            for start in range(0, len(here), most):
+                some = here[start : start + most]
+                found = _Patched(tail, corrupted, [nodes[place] for place in some], mask).run(layer, clean)
+                changed = torch.stack([_changed(nodes[place], clean, corrupted, mask) for place in some])
+                patched[some] += torch.where(changed, found[1:] - found[0], 0)
+                done += len(some)
+                if progress is not None:
+                    progress(done, len(nodes) * len(batches))
+        parts.append((rows, Effects(nodes, patched, clean.difference, corrupted.difference)))
+    return joined(parts, prompts=len(pairs))
+
+
+class _Patched(Intervention):
+    """Copies of the prompts: copy 0 is clean, copy n has the n-th node of this layer patched at the masked columns."""
+
+    def __init__(self, tail: Tail, corrupted: Activations, nodes: list[Place], mask: Tensor) -> None:
+        self._tail, self._corrupted, self._nodes, self._mask = tail, corrupted, nodes, mask
+        self._size = len(tail.pairs)
+
+    def run(self, layer: int, clean: Activations) -> Tensor:
+        """Logit differences [copies, prompts]."""
+        tail, copies = self._tail, len(self._nodes) + 1
+        entering = tail.copies(clean.entering[layer], copies)
+        for own, node in self._rows(layer):
+            if isinstance(node, Stream):
+                entering[own] = self._mixed(entering[own], node)
+        hooks: list[AbstractContextManager[None]] = []
+        if any(isinstance(node, MLP) for node in self._nodes):
+
+            def write(states: Tensor) -> Tensor:
+                found = states.clone().view(entering.shape)
+                for own, node in self._rows(layer):
+                    if isinstance(node, MLP):
+                        found[own] = self._mixed(found[own], node)
+                return found.view_as(states)
+
+            hooks.append(tail.stream.writing(layer, write))
+        return tail.run(layer, entering, self, hooks=hooks)
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        for own, node in self._rows(call.layer):
+            if isinstance(node, Input):
+                name = OPERANDS[node.kind]
+                states = getattr(call, name).clone()
+                states[own, node.head] = self._mixed(states[own, node.head], node)
+                call = replace(call, **{name: states})
+        return call
+
+    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
+        heads = [(own, node) for own, node in self._rows(call.layer) if isinstance(node, Head)]
+        if not heads:
+            return output
+        output = output.clone()
+        for own, node in heads:
+            output[own, node.head] = self._mixed(output[own, node.head], node)
+        return output
+
+    def _rows(self, layer: int) -> list[tuple[slice, Place]]:
+        return [
+            (slice(copy * self._size, (copy + 1) * self._size), node)
+            for copy, node in enumerate(self._nodes, start=1)
+            if node.layer == layer
+        ]
+
+    def _mixed(self, states: Tensor, node: Place) -> Tensor:
+        """States [prompts, columns, ...] with the corrupted run's at the masked columns; all end with END."""
+        width = states.shape[1]
+        mask = self._mask[:, -width:, None].to(states.device)
+        return torch.where(mask, _values(node, self._corrupted)[:, -width:].to(states), states)
+
+
+def _changed(node: Place, clean: Activations, corrupted: Activations, mask: Tensor) -> Tensor:
+    """[prompts] bool: whether the patch changes any value; where not, its effect is 0 whatever the rounding."""
+    one, other = (_values(node, run) for run in (clean, corrupted))
+    return ((one != other).any(-1).cpu() & mask).any(1)
+
+
+def _values(node: Place, run: Activations) -> Tensor:
+    """What a run has at a node, [prompts, tokens, ...]."""
+    if isinstance(node, Head):
+        return run.z[node.layer][:, node.head]
+    if isinstance(node, Input):
+        return getattr(run, OPERANDS[node.kind])[node.layer][:, node.head]
+    if isinstance(node, MLP):
+        return run.mlp[node.layer].view_as(run.entering[node.layer])
+    return run.entering[node.layer]
