@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -49,6 +51,10 @@ def test_the_toy_and_what_its_gradient_cannot_see():
     torch.testing.assert_close(found.patched, wanted[:, None].expand(8, 2))
     estimated = attribution(model, given)
     torch.testing.assert_close(estimated.patched, torch.tensor([2.5, 2.5, -1.5, 1.5])[:, None].expand(4, 2))
+    # between the prompts only t = 1/2 is not saturated: three keys share the row and the slope is -80
+    for steps, wanted in ((1, -77.5), (2, 2.5), (5, -13.5)):
+        between = attribution(model, given, steps=steps).patched[0]
+        torch.testing.assert_close(between, torch.full((2,), wanted), rtol=1e-4, atol=1e-4)
     through_s2 = patch(model, given, [Stream(0), Stream(1)], at="S2").patched
     torch.testing.assert_close(through_s2, torch.tensor([-2.5, 1.5])[:, None].expand(2, 2))
     ablated = difference(model, given, probe.PruneHeads([(0, 0)]))
@@ -59,7 +65,7 @@ def test_the_toy_and_what_its_gradient_cannot_see():
 @torch.no_grad()
 def test_heads_equal_whole_passes_with_another_z(model, at):
     given = some_pairs()
-    found = patch(model, given, model.heads(), at=at, batch=2)
+    found = patch(model, given, model.heads(), at=at, batch=1)  # each batch without the padding it does not need
     for row in range(len(given)):
         one = given.take([row])
         source = model.head_outputs(one.corrupted)
@@ -92,6 +98,35 @@ def test_streams_operands_and_mlps(model):
 
     with model.stream.writing(1, write):
         torch.testing.assert_close(end.patched[3], difference(model, given), rtol=1e-4, atol=1e-4)
+
+
+class Operand(Intervention):
+    """Takes one operand of one head from another run, at all columns."""
+
+    def __init__(self, place, run):
+        self.place, self.run = place, run
+
+    def before(self, call):
+        if call.layer != self.place.layer:
+            return call
+        name = {"q": "query", "k": "key", "v": "value"}[self.place.kind]
+        states = getattr(call, name).clone()
+        states[:, self.place.head] = getattr(self.run, name)[call.layer][:, self.place.head]
+        return replace(call, **{name: states})
+
+
+@torch.no_grad()
+def test_operands_equal_whole_passes_with_another_one(model):
+    given = some_pairs()
+    corrupted = activations(model, given, given.corrupted)
+    places = [Input(kind, layer, 1) for kind in "qkv" for layer in (0, 1)]
+    found = patch(model, given, places, at="all")
+    for place, patched in zip(places, found.patched, strict=True):
+        wanted = difference(model, given, Operand(place, corrupted))
+        torch.testing.assert_close(patched, wanted, rtol=1e-4, atol=1e-4)
+    # at END the other columns' queries do not matter to the last layer
+    end = patch(model, given, [Input("q", 1, 1)]).patched[0]
+    torch.testing.assert_close(end, found.patched[1], rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
