@@ -101,17 +101,17 @@ def test_streams_operands_and_mlps(model):
 
 
 class Operand(Intervention):
-    """Takes one operand of one head from another run, at all columns."""
+    """Takes one operand of one head from another run, from a column on."""
 
-    def __init__(self, place, run):
-        self.place, self.run = place, run
+    def __init__(self, place, run, start=0):
+        self.place, self.run, self.start = place, run, start
 
     def before(self, call):
         if call.layer != self.place.layer:
             return call
         name = {"q": "query", "k": "key", "v": "value"}[self.place.kind]
         states = getattr(call, name).clone()
-        states[:, self.place.head] = getattr(self.run, name)[call.layer][:, self.place.head]
+        states[:, self.place.head, self.start :] = getattr(self.run, name)[call.layer][:, self.place.head, self.start :]
         return replace(call, **{name: states})
 
 
@@ -124,9 +124,11 @@ def test_operands_equal_whole_passes_with_another_one(model):
     for place, patched in zip(places, found.patched, strict=True):
         wanted = difference(model, given, Operand(place, corrupted))
         torch.testing.assert_close(patched, wanted, rtol=1e-4, atol=1e-4)
-    # at END the other columns' queries do not matter to the last layer
-    end = patch(model, given, [Input("q", 1, 1)]).patched[0]
-    torch.testing.assert_close(end, found.patched[1], rtol=1e-4, atol=1e-4)
+    at_end = patch(model, given, places)
+    for place, patched in zip(places, at_end.patched, strict=True):
+        wanted = difference(model, given, Operand(place, corrupted, given.end))
+        torch.testing.assert_close(patched, wanted, rtol=1e-4, atol=1e-4)
+        assert (patched - at_end.clean).abs().max() > 1e-4
 
 
 @torch.no_grad()
