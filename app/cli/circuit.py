@@ -38,6 +38,19 @@ class ReuseOptions(Shared):
 
 
 @dataclass(frozen=True, kw_only=True)
+class EdgeOptions(Shared):
+    """What was typed after `probe circuit edges`."""
+
+    task: str
+    prompts: int
+    method: str
+    steps: int
+    draws: int
+    exact: int
+    chosen: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class RepairOptions(Shared):
     """What was typed after `probe circuit repair`."""
 
@@ -133,6 +146,48 @@ def reuse(**typed: Any) -> None:
     circuit_run.reuse(options)
 
 
+@click.command("edges", short_help="Find the edges of a task's circuit: EAP-IG, exact effects, CPR and CMD.")
+@click.argument("task", metavar="TASK|FILE")
+@shared("model", "revision", "device", "dtype", "seed", "out")
+@click.option(
+    "--prompts",
+    type=click.IntRange(min=4),
+    default=40,
+    show_default=True,
+    help="Pairs of prompts; half of them give the scores, the other half the curve.",
+)
+@click.option(
+    "--method",
+    type=click.Choice(["eap-ig", "eap"]),
+    default="eap-ig",
+    show_default=True,
+    help="Scores from gradients between corrupted and clean prompts, or from the clean prompt's alone.",
+)
+@click.option(
+    "--steps", type=click.IntRange(min=1), default=5, show_default=True, help="Gradients that EAP-IG averages."
+)
+@click.option("--draws", type=click.IntRange(min=0), default=3, show_default=True, help="Random circuits of each size.")
+@click.option(
+    "--exact",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="How many of the best edges are patched by themselves, to check their scores.",
+)
+@SET
+@shared("dry-run", "json", "quiet")
+def edges(**typed: Any) -> None:
+    """Score every edge of the model for a task, and see how much of the answer circuits of the best edges keep.
+
+    The scores are estimates. The best are checked one at a time, and circuits from 0.1 % to all of the edges run on
+    prompts that the scores have not seen, beside random ones of the same sizes: MIB's faithfulness, CPR and CMD.
+    """
+    options = EdgeOptions(**typed)
+    from probe.app.cli import circuit_run
+
+    circuit_run.edges(options)
+
+
 @click.command("repair", short_help="Set IOI's mechanism to work on Colored Objects by hand.")
 @shared("model", "revision", "device", "dtype", "seed", "out")
 @click.option("--prompts", type=click.IntRange(min=2), default=160, show_default=True, help="Pairs of Colored Objects.")
@@ -164,14 +219,15 @@ class Tasks(click.Group):
         return search_command(cmd_name) if cmd_name in NAMES or Path(cmd_name).is_file() else None
 
 
-@click.group("circuit", cls=Tasks, subcommand_metavar="TASK|FILE|reuse|repair ...")
+@click.group("circuit", cls=Tasks, subcommand_metavar="TASK|FILE|edges|reuse|repair ...")
 def command() -> None:
-    """Find the circuit of a task, compare two, or repair one with the mechanism of another.
+    """Find the circuit of a task as heads or as edges, compare two, or repair one with the mechanism of another.
 
     TASK is a built-in task, FILE a JSON Lines file with "clean", "corrupted", "good" and "bad" on every line, and
     "roles" to say where the answers stand.
     """
 
 
+command.add_command(edges)
 command.add_command(reuse)
 command.add_command(repair)

@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 import probe
-from probe.analyses import circuits
+from probe.analyses import circuits, edge_circuits
 from probe.analyses import repair as repairs
 from probe.analyses import reuse as comparisons
-from probe.app.cli.circuit import RepairOptions, ReuseOptions, SearchOptions
+from probe.app.cli.circuit import EdgeOptions, RepairOptions, ReuseOptions, SearchOptions
 from probe.app.cli.options import Shared
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import show
@@ -53,6 +53,30 @@ def search(task: str, options: SearchOptions) -> None:
         click.echo()
         tests = found.tests.groupby(["test", "what"], sort=False)[["heads", "ld", "value"]].mean().reset_index()
         _print_rows(tests[tests["test"] != "minimality"].rename(columns={"what": "of", "ld": "LD"}))
+    _say(found.findings, folder, options)
+
+
+def edges(options: EdgeOptions) -> None:
+    """The edges of a task's circuit."""
+    model = _model(options)
+    settings = edge_circuits.Settings(
+        task=options.task, prompts=options.prompts, seed=options.seed, options=options.chosen, method=options.method,
+        steps=options.steps, draws=options.draws, exact=options.exact,
+    )  # fmt: skip
+    made = edge_circuits.prompts(model, settings)
+    config = edge_circuits.run_config(model, settings, made)
+    folder = options.out or default_folder(f"edges-{Path(options.task).stem}", options.model, config)
+    if not _opened(model, options, f"{len(made)} pairs of {made.name}, {settings.method}", folder):
+        return
+    with continuing(folder), RunFolder(folder, config) as run_folder, bar("steps", quiet=options.quiet) as progress:
+        found = edge_circuits.run(model, settings=settings, task=made, out=run_folder, progress=progress)
+    if _closed(found, folder, options, found.findings):
+        return
+    best = found.to_df().head(10).drop(columns="raw").rename(columns={"standard_error": "± logits"})
+    _print_rows(best.rename(columns={"percent": "score, %"}))
+    for by in edge_circuits.RANKINGS:
+        click.echo(f"\nranked by {by}:")
+        _print_rows(found.curve(by).to_df())
     _say(found.findings, folder, options)
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from probe.edges.graph import EdgeCircuit
+from probe.edges.graph import EdgeCircuit, Graph
 from probe.edges.patched import logit_differences
 from probe.edges.scores import EdgeScores, Ranking
 from probe.edges.wiring import Wiring
@@ -83,6 +83,11 @@ class CircuitCurve:
         """Area between f and 1 of each random draw, [draws]."""
         return area((1 - self.random_faithfulness).abs(), self.percents)
 
+    def smallest(self, share: float = 0.9) -> float | None:
+        """The least percent of the edges that keeps `share` of the answer; None where only the whole model does."""
+        kept = zip(self.percents, self.faithfulness.tolist(), strict=True)
+        return next((percent for percent, found in kept if found >= share and percent < 100), None)
+
     def to_df(self) -> pd.DataFrame:
         """One row for each size: percent, edges, connected, faithfulness, and random circuits' (mean, least, most)."""
         import pandas as pd
@@ -111,6 +116,13 @@ def area(values: Tensor, percents: Sequence[float]) -> Tensor:
     return torch.trapezoid(values.double(), torch.tensor(percents, dtype=torch.float64) / 100)
 
 
+def sizes_of(graph: Graph, percents: Sequence[float]) -> list[int]:
+    """How many edges so many percent are. Raises UsageError for percents that do not rise within 0..100."""
+    if not percents or list(percents) != sorted(set(percents)) or not 0 < percents[0] <= percents[-1] <= 100:
+        raise UsageError(f"percents must rise within 0..100, got {list(percents)}")
+    return [int(percent * graph.edges / 100) for percent in percents]
+
+
 def circuit_curve(
     wiring: Wiring,
     pairs: Pairs,
@@ -129,10 +141,8 @@ def circuit_curve(
     "support" the answer, as for CPR. progress: called with (runs done, runs planned). Raises UsageError for percents
     that do not rise within 0..100.
     """
-    if not percents or list(percents) != sorted(set(percents)) or not 0 < percents[0] <= percents[-1] <= 100:
-        raise UsageError(f"percents must rise within 0..100, got {list(percents)}")
     graph = scores.graph
-    sizes = [int(percent * graph.edges / 100) for percent in percents]
+    sizes = sizes_of(graph, percents)
     best = [scores.circuit(size, by=by).pruned() for size in sizes]
     drawn = [EdgeCircuit.random(graph, size, seed=seed + draw).pruned() for draw in range(draws) for size in sizes]
     ends = [EdgeCircuit.whole(graph), EdgeCircuit.empty(graph)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -86,3 +87,18 @@ class EdgeScores:
                 "standard_error": [float(self.standard_error[place]) for place in places],
             }
         )
+
+
+def joined(parts: Sequence[tuple[Tensor, EdgeScores]], *, prompts: int) -> EdgeScores:
+    """Scores of all prompts from those of batches, with the rows that each batch held."""
+    first = parts[0][1]
+    clean, corrupted = torch.empty(prompts), torch.empty(prompts)
+    mean = sum((len(rows) * part.raw.double() for rows, part in parts), torch.zeros(())) / prompts
+    squares = torch.zeros_like(mean)
+    for rows, part in parts:
+        count = len(rows)
+        clean[rows], corrupted[rows] = part.clean, part.corrupted
+        within = part.standard_error.double().nan_to_num(0.0).square() * count * (count - 1)
+        squares += within + count * (part.raw.double() - mean).square()
+    error = (squares / (prompts - 1) / prompts).sqrt() if prompts > 1 else mean * torch.nan
+    return EdgeScores(first.graph, mean.float(), error.float(), clean, corrupted, first.method)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from probe.analyses.circuit_curves import curve_figure
+from probe.analyses.edge_figures import curve_figure
 from probe.edges.curves import CircuitCurve
 
 

@@ -1,4 +1,4 @@
-"""The figure of a circuit curve: faithfulness by size, beside random circuits of the same sizes."""
+"""Figures of edges: faithfulness by size beside random circuits, and the best edges' scores beside exact effects."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from probe.analyses.figure_style import BLUE, INK, MUTED, decimal, styled
+from probe.analyses.figure_style import BLUE, GRID, INK, MUTED, decimal, styled
 
 if TYPE_CHECKING:
+    from probe.analyses.edge_circuits import Edges
     from probe.edges.curves import CircuitCurve
 
 
@@ -53,13 +54,12 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
             annotation={"text": text, "font": {"color": MUTED, "size": 12}},
             annotation_position="top left" if level else "bottom left",
         )
-    kept = zip(curve.percents, curve.faithfulness.tolist(), strict=True)
-    reached = [percent for percent, found in kept if found >= 0.9 and percent < 100]
-    share = f"{reached[0]:g} % of the edges keep" if reached else "No circuit smaller than the model keeps"
+    reached = curve.smallest()
+    share = "No circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
     figure = styled(
         figure,
         title=f"{share} nine tenths of the answer: {name}",
-        subtitle="the best edges kept, all others corrupted; bars are two standard errors; "
+        subtitle=f"the best edges by {curve.by} kept, all others corrupted; bars are two standard errors; "
         f"CPR {decimal(curve.cpr, digits=3)}, CMD {decimal(curve.cmd, digits=3)}",
     )
     figure.update_xaxes(
@@ -71,3 +71,36 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
     figure.update_yaxes(title="faithfulness f")
     figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"})
     return figure
+
+
+def exact_figure(found: Edges, *, name: str) -> go.Figure:
+    """The best edges: what their scores say against what patching each of them does, in percent of the gap."""
+    table = found.exact
+    names = [f"{sender} to {receiver}" for sender, receiver in zip(table["sender"], table["receiver"], strict=True)]
+    ends = [min(table["exact"].min(), table["percent"].min()), max(table["exact"].max(), table["percent"].max())]
+    figure = go.Figure(
+        go.Scatter(x=ends, y=ends, mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"}, hoverinfo="skip")
+    )
+    largest = set(table["percent"].abs().nlargest(6).index)
+    figure.add_trace(
+        go.Scatter(
+            x=table["exact"],
+            y=table["percent"],
+            error_x={"array": (2 * table["exact_error"]).fillna(0), "thickness": 1, "width": 2, "color": GRID},
+            mode="markers+text",
+            text=[each if place in largest else "" for place, each in enumerate(names)],
+            textposition=["middle left" if x > sum(ends) / 2 else "middle right" for x in table["exact"]],
+            textfont={"size": 11},
+            customdata=names,
+            marker={"size": 9, "color": BLUE},
+            hovertemplate="%{customdata}<br>exact %{x:+.1f} %, score %{y:+.1f} %<extra></extra>",
+        )
+    )
+    figure = styled(
+        figure,
+        title=f"Scores and exact effects of {len(table)} edges correlate at {decimal(found.agreement)}: {name}",
+        subtitle=f"{found.method}; on the dotted line both agree; bars are two standard errors",
+    )
+    figure.update_xaxes(title="exact effect of the edge alone, % of the gap")
+    figure.update_yaxes(title="score, % of the gap")
+    return figure.update_layout(showlegend=False)
