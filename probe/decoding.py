@@ -32,10 +32,11 @@ def crop(cache: DynamicCache, length: int) -> DynamicCache:
     return cache
 
 
-def repeat(cache: DynamicCache, rows: int, *, start: int = 0) -> DynamicCache:
+def repeat(cache: DynamicCache, rows: int, *, start: int = 0, length: int | None = None) -> DynamicCache:
     """A new cache with the rows of a cache `rows` times over; the original stays as it is.
 
-    Layers before `start`, which will not run, keep their rows: they only say how long the cache is.
+    Layers before `start`, which will not run, keep their rows: they only say how long the cache is. length: how many of
+    the first positions to take, all unless said.
     """
     copy = DynamicCache()
     for index, layer in enumerate(cache.layers):
@@ -43,7 +44,8 @@ def repeat(cache: DynamicCache, rows: int, *, start: int = 0) -> DynamicCache:
         if keys is None or values is None:
             raise ValueError(f"layer {index} of the cache holds no keys: prefill it before repeating it")
         times = rows if index >= start else 1
-        copy.update(keys.repeat(times, 1, 1, 1), values.repeat(times, 1, 1, 1), index)
+        keys, values = (states[:, :, :length].repeat(times, 1, 1, 1) for states in (keys, values))
+        copy.update(keys, values, index)
     return copy
 
 

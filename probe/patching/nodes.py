@@ -43,6 +43,9 @@ class Stream:
         return f"stream{self.layer}"
 
 
+OPERANDS = {"q": "query", "k": "key", "v": "value"}
+"""Kinds of inputs, and what an attention call names them."""
+
 Sender = Head | MLP
 Place = Head | MLP | Input | Stream
 

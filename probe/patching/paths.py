@@ -22,8 +22,8 @@ from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import AttentionCall, Intervention
 from probe.patching.effects import Effects, joined
-from probe.patching.nodes import MLP, Input, Sender, checked_inputs, checked_senders
-from probe.patching.runs import ROWS, Activations, Tail, activations
+from probe.patching.nodes import MLP, OPERANDS, Input, Sender, checked_inputs, checked_senders
+from probe.patching.runs import Activations, Tail, activations, first_difference
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -83,11 +83,11 @@ def _patched(
         clean = activations(model, part, part.clean)
         corrupted = activations(model, part, part.corrupted)
         patched = clean.difference.repeat(len(nodes), 1)
-        for layer, places in _by_layer(nodes, max(1, ROWS // len(part) - 1)):
-            if found := _Senders(model, part, clean, corrupted, layer, freeze_mlps, end).effects(
-                [nodes[place] for place in places], receivers
-            ):
-                patched[places] += found[0]
+        tail = Tail(model, part, clean, first=part.end if end else first_difference(part))
+        for layer, places in _by_layer(nodes, tail.most):
+            run = _Senders(tail, corrupted, layer, freeze_mlps)
+            if (found := run.effects([nodes[place] for place in places], receivers)) is not None:
+                patched[places] += found
             done += len(places)
             if progress is not None:
                 progress(done, len(nodes) * len(batches))
@@ -98,34 +98,30 @@ def _patched(
 class _Senders:
     """Senders of one layer, patched at once: copy 0 of the prompts is clean, the others have one sender each."""
 
-    def __init__(
-        self, model: Model, pairs: Pairs, clean: Activations, corrupted: Activations, layer: int, freeze_mlps: bool,
-        end: bool,
-    ) -> None:  # fmt: skip
-        self.model, self.pairs, self.clean, self.corrupted = model, pairs, clean, corrupted
+    def __init__(self, tail: Tail, corrupted: Activations, layer: int, freeze_mlps: bool) -> None:
+        self.tail, self.clean, self.corrupted = tail, tail.clean, corrupted
         self.layer, self.freeze_mlps = layer, freeze_mlps
-        self.tail = Tail(model, pairs, clean, end=end)
 
-    def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> tuple[Tensor] | None:
+    def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> Tensor | None:
         """Changes of the logit difference [senders, prompts]; None where no receiver can be reached."""
         if receivers is None:
-            found, _ = self._frozen(senders, [])
-            return (found[1:] - found[0],)
+            found = self._frozen(senders)
+            return found[1:] - found[0]
         reached = tuple(each for each in receivers if each.layer > self.layer)
         if not reached:
             return None
-        layers = sorted({each.layer for each in reached})
-        _, inputs = self._frozen(senders, layers)
-        found = self._received(inputs, reached, len(senders) + 1)
-        return (found[1:] - found[0],)
+        operands = _Operands(reached)
+        self._frozen(senders, operands)
+        found = self._received(operands, len(senders) + 1)
+        return torch.where(operands.changed(len(self.tail.pairs)), found[1:] - found[0], 0)
 
-    def _frozen(self, senders: list[Sender], layers: list[int]) -> tuple[Tensor, dict[int, Tensor]]:
-        """Logit differences [copies, prompts] with all heads kept, and the stream that enters each of `layers`."""
+    def _frozen(self, senders: list[Sender], operands: _Operands | None = None) -> Tensor:
+        """Logit differences [copies, prompts] with all heads kept; or what receivers are given, and no further."""
         copies, tail = len(senders) + 1, self.tail
-        size = len(self.pairs)
+        size = len(tail.pairs)
         z = {self.layer: tail.copies(self.clean.z[self.layer], copies, columns=2)}
         hooks: list[AbstractContextManager[None]] = []
-        frozen = range(self.layer, self.model.n_layers) if self.freeze_mlps else ()
+        frozen = range(self.layer, tail.model.n_layers) if self.freeze_mlps else ()
         written = {layer: tail.copies(self.clean.mlp[layer], copies) for layer in frozen}
         for copy, sender in enumerate(senders, start=1):
             own = slice(copy * size, (copy + 1) * size)
@@ -135,7 +131,6 @@ class _Senders:
                 ]
         senders_mlp = [copy for copy, sender in enumerate(senders, start=1) if isinstance(sender, MLP)]
         other = tail.copies(self.corrupted.mlp[self.layer], 1) if senders_mlp else None
-        received: dict[int, Tensor] = {}
 
         def write(layer: int) -> Callable[[Tensor], Tensor]:
             def states(computed: Tensor) -> Tensor:
@@ -147,35 +142,19 @@ class _Senders:
 
             return states
 
-        def keep(layer: int) -> Callable[[Tensor], Tensor]:
-            def see(states: Tensor) -> Tensor:
-                received[layer] = states.clone()
-                return states
-
-            return see
-
         for layer in written.keys() | ({self.layer} if senders_mlp else set()):
             hooks.append(tail.stream.writing(layer, write(layer)))
-        hooks += [tail.stream.entering(layer, keep(layer)) for layer in layers]
+        if operands is not None:
+            hooks.append(tail.stream.skipping(range(operands.last + 1, tail.model.n_layers)))
         entering = tail.copies(self.clean.entering[self.layer], copies)
+        seen = () if operands is None else (operands,)
         held = _Kept(tail, self.clean, z, copies)
-        return tail.run(self.layer, entering, held, attention=False, hooks=hooks), received
+        return tail.run(self.layer, entering, *seen, held, attention=operands is not None, hooks=hooks)
 
-    def _received(self, inputs: dict[int, Tensor], receivers: tuple[Input, ...], copies: int) -> Tensor:
-        """Logit differences [copies, prompts] of clean runs whose receivers have what they have in other rows.
-
-        Those other rows, as many again, carry the patched stream into each receiver's layer.
-        """
-        tail, start = self.tail, min(inputs)
-        half = copies * len(self.pairs)
-        clean = tail.copies(self.clean.entering[start], copies)
-
-        def lead(layer: int) -> Callable[[Tensor], Tensor]:
-            return lambda states: torch.cat([states[:half], inputs[layer]])
-
-        hooks = [tail.stream.entering(layer, lead(layer)) for layer in inputs if layer != start]
-        taken = _Taken(receivers, half)
-        return tail.run(start, torch.cat([clean, inputs[start]]), taken, hooks=hooks)[:copies]
+    def _received(self, operands: _Operands, copies: int) -> Tensor:
+        """Logit differences [copies, prompts] of clean runs whose receivers are given these operands."""
+        entering = self.tail.copies(self.clean.entering[operands.first], copies)
+        return self.tail.run(operands.first, entering, _Given(operands))
 
 
 class _Kept(Intervention):
@@ -189,20 +168,49 @@ class _Kept(Intervention):
         return self._tail.copies(self._clean.z[call.layer], self._copies, columns=2) if own is None else own
 
 
-class _Taken(Intervention):
-    """The first rows take the receivers' queries, keys and values from the rows after `half`."""
+class _Operands(Intervention):
+    """Changes nothing; keeps the queries, keys and values that receivers are given, [rows, tokens, width]."""
 
-    def __init__(self, receivers: Sequence[Input], half: int) -> None:
-        self._receivers, self._half = receivers, half
+    def __init__(self, receivers: Sequence[Input]) -> None:
+        layers = [each.layer for each in receivers]
+        self.receivers, self.first, self.last = receivers, min(layers), max(layers)
+        self.states: dict[Input, Tensor] = {}
 
     def before(self, call: AttentionCall) -> AttentionCall:
-        for kind, name in (("q", "query"), ("k", "key"), ("v", "value")):
-            heads = [each.head for each in self._receivers if (each.kind, each.layer) == (kind, call.layer)]
-            if heads:
-                states = getattr(call, name).clone()
-                states[: self._half, heads] = states[self._half :, heads]
-                call = replace(call, **{name: states})
+        for each in self.of(call):
+            self.states[each] = getattr(call, OPERANDS[each.kind])[:, each.head].clone()
         return call
+
+    def changed(self, prompts: int) -> Tensor:
+        """[copies - 1, prompts] bool: whether a copy's operands are those of copy 0 to more than rounding.
+
+        The rows of one matrix product are not rounded alike, and a sender that changes nothing has no effect at all.
+        """
+        found = torch.zeros((), dtype=torch.bool)
+        for states in self.states.values():
+            copies = states.view(-1, prompts, *states.shape[1:])
+            limit = 8 * torch.finfo(states.dtype).eps * states.abs().amax()
+            found = found | ((copies[1:] - copies[0]).abs().amax((2, 3)) > limit).cpu()
+        return found
+
+    def of(self, call: AttentionCall) -> list[Input]:
+        """The receivers of the call's layer."""
+        return [each for each in self.receivers if each.layer == call.layer]
+
+
+class _Given(Intervention):
+    """Gives the receivers these queries, keys and values."""
+
+    def __init__(self, operands: _Operands) -> None:
+        self._operands = operands
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        changed: dict[str, Tensor] = {}
+        for each in self._operands.of(call):
+            name = OPERANDS[each.kind]
+            states = changed.setdefault(name, getattr(call, name).clone())
+            states[:, each.head] = self._operands.states[each]
+        return replace(call, **changed)
 
 
 def _by_layer(nodes: Sequence[Sender], most: int) -> Iterator[tuple[int, list[int]]]:

@@ -1,7 +1,7 @@
 """Activation patching: one place of the clean run at a time takes what it has in the corrupted run, the rest is live.
 
-Exact, and the total effect of the place: everything behind it is recomputed. A patched run begins at the place's layer,
-and where END alone is patched it is one decoding step on the clean run's cache.
+Exact, and the total effect of the place: everything behind it is recomputed. A patched run begins at the place's layer
+and at the first column that changes, on the clean run's cache: where END alone is patched it is one decoding step.
 """
 
 from __future__ import annotations
@@ -19,15 +19,14 @@ from probe.heads import Head
 from probe.interventions.base import AttentionCall, Intervention
 from probe.patching.columns import END, covered
 from probe.patching.effects import Effects, joined
-from probe.patching.nodes import MLP, Input, Place, Stream, checked_places
-from probe.patching.runs import ROWS, Activations, Tail, activations
+from probe.patching.nodes import MLP, OPERANDS, Input, Place, Stream, checked_places
+from probe.patching.runs import Activations, Tail, activations, first_difference
 
 if TYPE_CHECKING:
     from probe.models import Model
     from probe.pairs import Pairs
 
 Progress = Callable[[int, int], None]
-OPERANDS = {"q": "query", "k": "key", "v": "value"}
 
 
 def patch(
@@ -53,14 +52,14 @@ def patch(
     for rows, part in batches:
         mask = whole[rows, -part.clean.shape[1] :]
         clean, corrupted = activations(model, part, part.clean), activations(model, part, part.corrupted)
-        tail = Tail(model, part, clean, end=not bool(mask[:, :-1].any()))
+        reached = mask.any(0).nonzero()[:, 0]
+        first = int(reached[0]) if len(reached) else part.end
+        tail = Tail(model, part, clean, first=max(first, first_difference(part)))
         patched = clean.difference.repeat(len(nodes), 1)
-        # rows of whole prompts hold all their tokens
-        most = max(1, ROWS // (len(part) * (1 if tail.end else part.clean.shape[1])) - 1)
         for layer in sorted({node.layer for node in nodes}):
             here = [place for place, node in enumerate(nodes) if node.layer == layer]
-            for start in range(0, len(here), most):
-                some = here[start : start + most]
+            for start in range(0, len(here), tail.most):
+                some = here[start : start + tail.most]
                 found = _Patched(tail, corrupted, [nodes[place] for place in some], mask).run(layer, clean)
                 changed = torch.stack([_changed(nodes[place], clean, corrupted, mask) for place in some])
                 patched[some] += torch.where(changed, found[1:] - found[0], 0)

@@ -1,10 +1,11 @@
 """Runs that patching starts from: what one side of the pairs computes, and forward passes that begin at a layer.
 
 A patched run differs from the clean one only behind the patch, so it begins there: layers before it are skipped and the
-clean stream enters. And where only END is patched, only END changes, for attention is causal: the earlier columns
-stand in the clean run's key-value cache, and the patched run is one decoding step. Many patches run at once, as copies
-of the prompts in one batch: row = copy x prompts + prompt. Copy 0 is never patched, so that a patch which changes
-nothing has an effect of exactly nothing.
+clean stream enters. Attention is causal, so that columns before the first that is patched do not change either, nor do
+those before the first token in which the prompts differ: they stand in the clean run's key-value cache, and the patched
+run continues it. Where END alone is patched, it is one decoding step. Many patches run at once, as copies of the
+prompts in one batch: row = copy x prompts + prompt. Copy 0 is never patched, so that a patch which changes nothing has
+an effect of exactly nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from probe.attention import engaged
-from probe.decoding import crop, repeat
+from probe.decoding import repeat
 from probe.interventions.base import AttentionCall, Intervention
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from probe.pairs import Pairs
     from probe.residual import ResidualStream
 
-ROWS = 400
-"""Rows of a batch, copies times prompts; what is held grows with it."""
+TOKENS = 1600
+"""Tokens of a batch, copies times prompts times columns; what is held grows with it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +39,8 @@ class Activations:
 
     entering [prompts, tokens, hidden]: the stream that enters the layer. z [prompts, heads, tokens, value_dim]. mlp
     [prompts, tokens, hidden]: what the MLP writes, empty where a layer has no MLP of its own. query, key, value: as
-    attention takes them, after rotary embedding. difference [prompts]: the logit difference. cache: keys and values of
-    the columns before END.
+    attention takes them, after rotary embedding. difference [prompts]: the logit difference. cache: its keys and
+    values.
     """
 
     entering: tuple[Tensor, ...]
@@ -99,28 +100,34 @@ def activations(model: Model, pairs: Pairs, ids: Tensor) -> Activations:
         key=key,
         value=value,
         difference=difference,
-        cache=crop(cache, ids.shape[1] - 1),
+        cache=cache,
     )
+
+
+def first_difference(pairs: Pairs) -> int:
+    """The first column in which any prompt's sides differ; END where none do."""
+    differ = (pairs.clean != pairs.corrupted).any(0).nonzero()[:, 0]
+    return int(differ[0]) if len(differ) else pairs.end
 
 
 class Tail:
     """Forward passes of copies of the clean prompts that begin at a layer.
 
-    end: run only END, the other columns read from the clean run's cache; else all columns.
+    first: the first column to run; those before it are read from the clean run's cache.
     """
 
-    def __init__(self, model: Model, pairs: Pairs, clean: Activations, *, end: bool) -> None:
-        self.model, self.pairs, self.clean, self.end = model, pairs, clean, end
+    def __init__(self, model: Model, pairs: Pairs, clean: Activations, *, first: int) -> None:
+        self.model, self.pairs, self.clean, self.first = model, pairs, clean, first
         self.stream: ResidualStream = model.stream
 
     @property
-    def columns(self) -> slice:
-        """The columns that run."""
-        return slice(self.pairs.end, None) if self.end else slice(None)
+    def most(self) -> int:
+        """How many copies run at once, beside the one that is not patched."""
+        return max(1, TOKENS // (len(self.pairs) * (self.pairs.end + 1 - self.first)) - 1)
 
     def copies(self, values: Tensor, count: int, *, columns: int = 1) -> Tensor:
         """Values of the clean run [prompts, ...] of the columns that run, once for each copy: [rows, ...]."""
-        own = values.narrow(columns, self.pairs.end, 1) if self.end else values
+        own = values.narrow(columns, self.first, values.shape[columns] - self.first)
         return own.repeat(count, *[1] * (own.ndim - 1))
 
     @torch.no_grad()
@@ -137,8 +144,10 @@ class Tail:
         attention: False where the interventions give every z, so that what a query sees does not matter.
         """
         copies = entering.shape[0] // len(self.pairs)
-        ids = self.pairs.clean[:, self.columns].repeat(copies, 1)
-        cache = repeat(self.clean.cache, copies, start=start) if attention and self.end and self.pairs.end else None
+        ids = self.pairs.clean[:, self.first :].repeat(copies, 1)
+        cache = None
+        if attention and self.first:
+            cache = repeat(self.clean.cache, copies, start=start, length=self.first)
         with ExitStack() as stack:
             stack.enter_context(self.stream.skipping(range(start)))
             for hook in hooks:

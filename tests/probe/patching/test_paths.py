@@ -15,7 +15,7 @@ from probe.interventions.base import Intervention
 from probe.pairs import Pairs
 from probe.patching.nodes import MLP, Input, keys, queries, values
 from probe.patching.paths import to_inputs, to_logits
-from probe.patching.runs import activations
+from probe.patching.runs import activations, first_difference
 from tests.probe.architectures import SMALL, VOCAB
 from tests.probe.doors import tiny, tiny_tokenizer
 from tests.probe.toy_circuit import toy, toy_pairs
@@ -24,10 +24,11 @@ NAMES = ["gpt2", "llama", "gemma2", "qwen3", "gpt_neox"]
 SENDERS = [Head(0, 0), Head(0, 3), MLP(0), Head(1, 2), MLP(1)]
 
 
-def some_pairs(rows: int = 3, tokens: int = 9, *, padded: bool = True) -> Pairs:
+def some_pairs(rows: int = 3, tokens: int = 9, *, padded: bool = True, shared: int = 0) -> Pairs:
     generator = torch.Generator().manual_seed(2)
     clean = torch.randint(3, VOCAB, (rows, tokens), generator=generator)
     corrupted = torch.randint(3, VOCAB, (rows, tokens), generator=generator)
+    corrupted[:, :shared] = clean[:, :shared]
     padding = torch.ones(rows, tokens, dtype=torch.bool)
     padding[0, :3] = False
     good, bad = torch.randint(3, VOCAB, (2, rows), generator=generator)
@@ -134,6 +135,30 @@ def test_paths_through_queries_keys_and_values(model, freeze_mlps, end):
                 wanted = by_definition(model, pairs, sender, receivers, freeze_mlps, columns)
                 assert (wanted - found.clean).abs().max() > 1e-6
             torch.testing.assert_close(found.patched[place], wanted, rtol=1e-4, atol=2e-5)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@torch.no_grad()
+def test_columns_before_the_prompts_differ_are_not_run(model, padded):
+    pairs = some_pairs(shared=5, padded=padded)
+    assert first_difference(pairs) == 5
+    widths = set()
+    handle = model.hf.get_output_embeddings().register_forward_pre_hook(lambda _, args: widths.add(args[0].shape[1]))
+    layer = model.stream.layers[1].register_forward_pre_hook(
+        lambda _, args, options: widths.add((args[0] if args else options["hidden_states"]).shape[1]), with_kwargs=True
+    )
+    heads = [Head(1, 0), Head(1, 3)]
+    try:
+        for receivers in (queries(heads), keys(model, heads), values(model, heads)):
+            found = to_inputs(model, pairs, receivers, senders=SENDERS[:3])
+            for place, sender in enumerate(SENDERS[:3]):
+                wanted = by_definition(model, pairs, sender, receivers, freeze_mlps=False)
+                torch.testing.assert_close(found.patched[place], wanted, rtol=1e-4, atol=2e-5)
+                assert (wanted - found.clean).abs().max() > 1e-6
+    finally:
+        handle.remove()
+        layer.remove()
+    assert 4 in widths
 
 
 @torch.no_grad()

@@ -24,9 +24,10 @@ from tests.probe.toy_circuit import toy, toy_pairs
 NAMES = ["gpt2", "llama", "gemma2", "qwen3", "gpt_neox"]
 
 
-def some_pairs(rows: int = 3, tokens: int = 9) -> Pairs:
+def some_pairs(rows: int = 3, tokens: int = 9, *, shared: int = 0) -> Pairs:
     generator = torch.Generator().manual_seed(2)
     clean, corrupted = torch.randint(3, VOCAB, (2, rows, tokens), generator=generator)
+    corrupted[:, :shared] = clean[:, :shared]
     padding = torch.ones(rows, tokens, dtype=torch.bool)
     padding[0, :3] = False
     good, bad = torch.randint(3, VOCAB, (2, rows), generator=generator)
@@ -61,10 +62,11 @@ def test_the_toy_and_what_its_gradient_cannot_see():
     torch.testing.assert_close(ablated, torch.full((2,), -1 / 6))
 
 
+@pytest.mark.parametrize("shared", [0, 4])
 @pytest.mark.parametrize("at", ["END", "middle", "all"])
 @torch.no_grad()
-def test_heads_equal_whole_passes_with_another_z(model, at):
-    given = some_pairs()
+def test_heads_equal_whole_passes_with_another_z(model, at, shared):
+    given = some_pairs(shared=shared)
     found = patch(model, given, model.heads(), at=at, batch=1)  # each batch without the padding it does not need
     for row in range(len(given)):
         one = given.take([row])
@@ -73,7 +75,8 @@ def test_heads_equal_whole_passes_with_another_z(model, at):
         for place, head in enumerate(model.heads()):
             wanted = difference(model, one, PatchHeads([head], source=source, positions=columns))
             torch.testing.assert_close(found.patched[place, row], wanted[0], rtol=1e-4, atol=1e-4)
-    assert (found.raw.abs() > 1e-3).sum() >= (4 if at == "middle" else 8)  # the last layer's middle reaches no END
+    least = 1e-5 if shared else 1e-3
+    assert (found.raw.abs() > least).sum() >= (4 if at == "middle" else 8)  # the last layer's middle reaches no END
 
 
 @torch.no_grad()
