@@ -28,10 +28,14 @@ def circuit_figure(found: Circuit) -> go.Figure:
     """One column for each stage, the logits at the right; a head's height is its layer, its size its effect."""
     stages = [stage for stage in reversed(PATHS) if stage in found.receivers]
     figure = go.Figure()
-    places = {stage: _places(found.stage(stage).query("kept"), column) for column, stage in enumerate(stages)}
+    kept = {stage: found.stage(stage).query("kept") for stage in stages}
+    # a stage is as wide as its fullest layer, in heads with their names
+    widths = [max(2, int(rows["layer"].value_counts().max()) if len(rows) else 0) for rows in kept.values()]
+    lefts = [sum(widths[:column]) for column in range(len(stages))]
+    places = {stage: _places(kept[stage], left) for stage, left in zip(stages, lefts, strict=True)}
     for here, there in pairwise(stages):
         received = {name.replace("Q", "H") for name in found.receivers[here]}
-        rows = found.stage(there).query("kept and percent > 0")
+        rows = kept[there].query("percent > 0")
         ends = [places[there][name] for name in rows["name"] if here != "queries" or name in received]
         for x, y in places[here].values():
             for end_x, end_y in ends:
@@ -40,7 +44,7 @@ def circuit_figure(found: Circuit) -> go.Figure:
                     showlegend=False,
                 )  # fmt: skip
     for stage in stages:
-        rows = found.stage(stage).query("kept")
+        rows = kept[stage]
         figure.add_scatter(
             x=[places[stage][name][0] for name in rows["name"]],
             y=[places[stage][name][1] for name in rows["name"]],
@@ -58,8 +62,8 @@ def circuit_figure(found: Circuit) -> go.Figure:
             showlegend=False,
         )
     figure.update_xaxes(
-        tickvals=list(range(len(stages))), ticktext=[PATHS[stage] for stage in stages],
-        range=[-0.4, len(stages) - 0.4], showgrid=False,
+        tickvals=[left + (width - 1) / 2 for left, width in zip(lefts, widths, strict=True)],
+        ticktext=[PATHS[stage] for stage in stages], range=[-0.5, sum(widths) - 0.3], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="layer")
     return styled(
@@ -67,7 +71,7 @@ def circuit_figure(found: Circuit) -> go.Figure:
         title=f"{len(found.heads())} heads of {found.manifest.name} do {found.task}",
         subtitle=f"size: effect on the logit difference; <span style='color:{BLUE}'>supports the answer</span>, "
         f"<span style='color:{VERMILION}'>works against it</span>; lines: paths that were patched",
-        width=1020,
+        width=100 + 84 * sum(widths),
         height=560,
     )
 
@@ -131,11 +135,11 @@ def knockout_figure(found: Circuit) -> go.Figure:
     return figure
 
 
-def _places(rows: pd.DataFrame, column: int) -> dict[str, tuple[float, float]]:
-    """Where each head of a column stands; heads of one layer side by side."""
-    seen: dict[int, int] = {}
-    found = {}
+def _places(rows: pd.DataFrame, left: float) -> dict[str, tuple[float, float]]:
+    """Where each head stands: heads of one layer side by side from `left` on, largest effect first."""
+    found: dict[str, tuple[float, float]] = {}
+    taken: dict[int, int] = {}
     for name, layer in zip(rows["name"], rows["layer"], strict=True):
-        seen[layer] = seen.get(layer, -1) + 1
-        found[str(name)] = (column - 0.3 + 0.16 * seen[layer], float(layer))
+        found[name] = (left + taken.setdefault(layer, 0), float(layer))
+        taken[layer] += 1
     return found

@@ -15,6 +15,7 @@ from __future__ import annotations
 from probe.analyses.end_attention import FIRST, EndAttention
 from probe.heads import Head
 
+SUBJECT = ("S1", "S2")
 READS = 0.15
 """The weight of END's row from which on a head reads an answer."""
 
@@ -26,15 +27,20 @@ def is_right(role: str) -> bool:
 
 def is_wrong(role: str) -> bool:
     """Whether a role of a prompt is a wrong answer's."""
-    return role in ("S1", "S2") or role.startswith("wrong")
+    return role in SUBJECT or role.startswith("wrong")
 
 
 def reading(attention: EndAttention, head: Head) -> tuple[float, float]:
-    """The weights of a head's END row on the right and on the wrong answers."""
+    """The weights of a head's END row on the right answer and on the wrong answer that it reads most.
+
+    One answer may stand in a prompt twice, as IOI's subject does (S1, S2); of several wrong answers each counts alone,
+    or a head that reads all answers alike would seem to read the wrong ones.
+    """
     weights = attention.of(head)
     right = sum(weight for role, weight in weights.items() if is_right(role))
-    wrong = sum(weight for role, weight in weights.items() if is_wrong(role))
-    return right, wrong
+    subject = sum(weight for role, weight in weights.items() if role in SUBJECT)
+    others = [weight for role, weight in weights.items() if is_wrong(role) and role not in SUBJECT]
+    return right, max([subject, *others])
 
 
 def called(attention: EndAttention, head: Head, effect: float) -> str:

@@ -316,7 +316,7 @@ class _Search:
             other = draw.sample(everything, len(circuit))
             found = score(f"random {number}", other)
             note("faithfulness", "random", other, found, left(found))
-        subsets = {f"without {stage}": heads for stage, heads in kept.items()}
+        subsets = {f"without {stage}": heads for stage, heads in kept.items() if heads}
         for number in range(self.settings.draws):
             subsets[f"without random {number}"] = draw.sample(circuit, max(1, len(circuit) // 2))
         for what, gone in subsets.items():

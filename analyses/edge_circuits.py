@@ -148,8 +148,8 @@ class Edges(Result):
             control = curve.random_cmd if area == "CMD" else curve.random_cpr
             beside = f", random circuits {float(control.mean()):.3f}" if len(control) else ""
             reached = curve.smallest()
-            kept = "no circuit smaller than the model" if reached is None else f"{reached:g} % of the edges"
-            lines.append(f"ranked by {by}: {kept} keeps nine tenths of the answer; {area} {value:.3f}{beside}")
+            kept = "no circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
+            lines.append(f"ranked by {by}: {kept} nine tenths of the answer; {area} {value:.3f}{beside}")
         if len(self.exact) >= 3:
             lines.append(
                 f"scores and exact effects of the best {len(self.exact)} edges correlate at {self.agreement:.2f}"

@@ -81,14 +81,14 @@ def exact_figure(found: Edges, *, name: str) -> go.Figure:
     figure = go.Figure(
         go.Scatter(x=ends, y=ends, mode="lines", line={"color": MUTED, "width": 1, "dash": "dot"}, hoverinfo="skip")
     )
-    largest = set(table["percent"].abs().nlargest(6).index)
+    named = _apart(table["percent"].tolist(), 0.06 * (ends[1] - ends[0]))
     figure.add_trace(
         go.Scatter(
             x=table["exact"],
             y=table["percent"],
             error_x={"array": (2 * table["exact_error"]).fillna(0), "thickness": 1, "width": 2, "color": GRID},
             mode="markers+text",
-            text=[each if place in largest else "" for place, each in enumerate(names)],
+            text=[each if place in named else "" for place, each in enumerate(names)],
             textposition=["middle left" if x > sum(ends) / 2 else "middle right" for x in table["exact"]],
             textfont={"size": 11},
             customdata=names,
@@ -104,3 +104,12 @@ def exact_figure(found: Edges, *, name: str) -> go.Figure:
     figure.update_xaxes(title="exact effect of the edge alone, % of the gap")
     figure.update_yaxes(title="score, % of the gap")
     return figure.update_layout(showlegend=False)
+
+
+def _apart(heights: list[float], least: float) -> set[int]:
+    """Places of the points that can be named without their names lying on one another, the largest first."""
+    found: set[int] = set()
+    for place in sorted(range(len(heights)), key=lambda place: -abs(heights[place])):
+        if all(abs(heights[place] - heights[other]) >= least for other in found):
+            found.add(place)
+    return found

@@ -124,6 +124,12 @@ def run(
         return found
 
 
+def target(model: Model, settings: Settings) -> Pairs:
+    """The prompts that are repaired."""
+    made = task(model, settings.target, prompts=settings.prompts, seed=settings.seed, **settings.options)
+    return made.pairs(model)
+
+
 def run_config(model: Model, settings: Settings) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
     dtype = str(model.dtype).removeprefix("torch.")
@@ -133,8 +139,7 @@ def run_config(model: Model, settings: Settings) -> dict[str, Any]:
 def _carry_out(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Repair:
     before = 0.0 if folder is None else folder.seconds
     recorder = Recorder(model, analysis="repair", options=asdict(settings), seed=settings.seed, before=before)
-    target = task(model, settings.target, prompts=settings.prompts, seed=settings.seed, **settings.options)
-    pairs = target.pairs(model)
+    pairs = target(model, settings)
     steps = Steps(folder, 4 + 2 * settings.draws, progress)
     found = steps("heads", lambda: [str(head) for head in negative_movers(model, settings)])
     heads = [Head.parse(name) for name in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +10,14 @@ from typing import Any
 import click
 
 import probe
+from probe.analyses import circuit_costs as costs
 from probe.analyses import circuits, edge_circuits
 from probe.analyses import repair as repairs
 from probe.analyses import reuse as comparisons
 from probe.app.cli.circuit import EdgeOptions, RepairOptions, ReuseOptions, SearchOptions
 from probe.app.cli.options import Shared
 from probe.app.cli.progress import bar, continuing, note
-from probe.app.cli.tables import show
+from probe.app.cli.tables import duration, show, size
 from probe.figures import save_pictures
 from probe.jsonable import dumps, plain
 from probe.results import Result
@@ -42,7 +43,8 @@ def search(task: str, options: SearchOptions) -> None:
     made = circuits.prompts(model, settings)
     config = circuits.run_config(model, settings, made)
     folder = options.out or default_folder(f"circuit-{Path(task).stem}", options.model, config)
-    if not _opened(model, options, f"{len(made)} pairs of {made.name}, {settings.stages} stages", folder):
+    asked = f"{len(made)} pairs of {made.name}, {settings.stages} stages"
+    if not _opened(model, options, asked, folder, lambda: costs.search(model, settings, made.pairs(model))):
         return
     with continuing(folder), RunFolder(folder, config) as run_folder, bar("steps", quiet=options.quiet) as progress:
         found = circuits.run(model, settings=settings, task=made, out=run_folder, progress=progress)
@@ -66,7 +68,8 @@ def edges(options: EdgeOptions) -> None:
     made = edge_circuits.prompts(model, settings)
     config = edge_circuits.run_config(model, settings, made)
     folder = options.out or default_folder(f"edges-{Path(options.task).stem}", options.model, config)
-    if not _opened(model, options, f"{len(made)} pairs of {made.name}, {settings.method}", folder):
+    asked = f"{len(made)} pairs of {made.name}, {settings.method}"
+    if not _opened(model, options, asked, folder, lambda: costs.edges(model, settings, made.pairs(model))):
         return
     with continuing(folder), RunFolder(folder, config) as run_folder, bar("steps", quiet=options.quiet) as progress:
         found = edge_circuits.run(model, settings=settings, task=made, out=run_folder, progress=progress)
@@ -87,12 +90,17 @@ def reuse(options: ReuseOptions) -> None:
         prompts=options.prompts, seed=options.seed, top=options.top, freeze_mlps=options.freeze_mlps, stages=2,
         tests=False,
     )  # fmt: skip
-    for own in comparisons.searches(options.first, options.second, control=options.control, settings=settings).values():
-        circuits.prompts(model, own)  # what cannot be asked is refused before anything runs
+    plan = comparisons.searches(options.first, options.second, control=options.control, settings=settings)
+    # what cannot be asked is refused before anything runs
+    made = {name: circuits.prompts(model, own) for name, own in plan.items()}
     config = {"weights": model.weights_hash, "tasks": [options.first, options.second, options.control]}
     folder = options.out or default_folder("reuse", options.model, config | asdict(settings))
     asked = f"{options.first} and {options.second}, control {options.control}, {options.prompts} pairs each"
-    if not _opened(model, options, asked, folder):
+
+    def cost() -> costs.CircuitCost:
+        return costs.together([costs.search(model, own, made[name].pairs(model)) for name, own in plan.items()])
+
+    if not _opened(model, options, asked, folder, cost):
         return
     with continuing(folder), bar("steps", quiet=options.quiet) as progress:
         found = comparisons.run(
@@ -111,7 +119,10 @@ def repair(options: RepairOptions) -> None:
     model = _model(options)
     settings = repairs.Settings(prompts=options.prompts, seed=options.seed, draws=options.draws, options=options.chosen)
     folder = options.out or default_folder("repair", options.model, repairs.run_config(model, settings))
-    if not _opened(model, options, f"{options.prompts} pairs of {settings.target}", folder):
+    asked = f"{options.prompts} pairs of {settings.target}"
+    if not _opened(
+        model, options, asked, folder, lambda: costs.repairing(model, settings, repairs.target(model, settings))
+    ):
         return
     with continuing(folder), bar("steps", quiet=options.quiet) as progress:
         found = repairs.run(model, settings=settings, out=folder, progress=progress)
@@ -125,12 +136,21 @@ def _model(options: Shared) -> probe.Model:
     return probe.load(options.model, revision=options.revision, device=options.device, dtype=options.dtype)
 
 
-def _opened(model: probe.Model, options: Shared, asked: str, folder: Path) -> bool:
-    """Say what will run; whether it is to run."""
+def _opened(
+    model: probe.Model, options: Shared, asked: str, folder: Path, cost: Callable[[], costs.CircuitCost]
+) -> bool:
+    """Say what will run, or on a dry run what it would cost; whether it is to run."""
     click.echo(f"{model}\n{asked}; folder {folder}", err=options.as_json)
-    if options.dry_run and options.as_json:
-        click.echo(dumps({"folder": str(folder), "heads": model.n_layers * model.n_heads}))
-    return not options.dry_run
+    if not options.dry_run:
+        return True
+    expected = cost()
+    if options.as_json:
+        content = {"folder": str(folder), "heads": model.n_layers * model.n_heads}
+        click.echo(dumps(content | {"seconds": expected.seconds, "memory": expected.memory}))
+    else:
+        click.echo(f"as much as reading {expected.passes:,.0f} prompts")
+        click.echo(f"about {duration(expected.seconds)} at this machine's speed now, {size(expected.memory)} of memory")
+    return False
 
 
 def _closed(found: Result, folder: Path, options: Shared, findings: Sequence[str]) -> bool:
@@ -160,4 +180,7 @@ def _print_rows(table: Any) -> None:
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Three digits, none of them behind the third decimal: a table holds nothing that matters less."""
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.3g}" if abs(value) >= 0.001 or value == 0 else f"{value:.3f}".replace("-0.000", "0.000")

@@ -40,6 +40,13 @@ def test_heads_are_called_by_what_they_read_and_do(weights, effect, name):
     assert called(looking(**weights), Head(0, 0), effect) == name
 
 
+def test_a_head_that_reads_every_answer_is_a_mover():
+    """Two wrong answers together get more than the right one, and neither does alone."""
+    roles = ("right", "wrong 1", "wrong 2", FIRST, OTHER)
+    attention = EndAttention(torch.tensor([[[0.25, 0.19, 0.18, 0.1, 0.28], [0.1, 0.2, 0.05, 0.1, 0.55]]]), roles)
+    assert called(attention, Head(0, 0), 1.0) == "mover" and called(attention, Head(0, 1), 1.0) == "negative mover"
+
+
 def test_a_stage_keeps_the_largest_effects_that_are_more_than_noise():
     clean, corrupted = torch.zeros(4), torch.full((4,), -10.0)
     patched = torch.tensor(
