@@ -11,8 +11,10 @@ from probe.analyses.knockout import Bench
 from probe.analyses.reuse import weighted
 from probe.analyses.tasks.registry import task
 from probe.heads import Head
+from probe.patching.attribution import attribution
 from probe.patching.nodes import queries
 from probe.patching.paths import to_inputs, to_logits
+from probe.patching.places import patch
 
 # Path patching to the logits, MLPs frozen, 40 prompts: percent of the gap. The standard errors of other prompts'
 # effects are about these and those of the prompts here together.
@@ -68,6 +70,24 @@ def test_what_two_tasks_share_beside_as_much_as_can_be_and_as_good_as_nothing(ef
     alike = {name: weighted(first.normalised, found.normalised) for name, found in effects.items()}
     assert shared["again"] == 10 and shared["colored-objects"] == 9 and shared["other"] <= 1
     assert alike["again"] > 0.9 and alike["colored-objects"] == pytest.approx(0.61, abs=0.08) and alike["other"] < 0.15
+
+
+@pytest.mark.slow
+def test_attribution_misses_the_inhibition_head_that_exact_patching_finds_first(llama):
+    """L20H0 acts through attention that is saturated: of 40 % of the gap the clean gradient sees a fifth."""
+    pairs, head = task(llama, "ioi", prompts=20).pairs(llama), Head(20, 0)
+    exact, clean = patch(llama, pairs, llama.heads()), attribution(llama, pairs)
+    between = attribution(llama, pairs, steps=5)
+    assert exact.top(1) == [head] and 33 < exact.of(head) < 52
+    assert clean.of(head) < 14 and clean.of(head) + 8 < between.of(head) < 32
+
+    def pearson(found) -> float:
+        return float(torch.corrcoef(torch.stack([exact.normalised, found.normalised]))[0, 1])
+
+    assert 0.8 < pearson(clean) < 0.94 < pearson(between) < 0.99
+    others = [place for place, each in enumerate(exact.nodes) if each != head]
+    # all other heads it ranks well
+    assert float(torch.corrcoef(torch.stack([exact.normalised[others], clean.normalised[others]]))[0, 1]) > 0.97
 
 
 # Wang et al. 2022, as in the authors' code.

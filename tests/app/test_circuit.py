@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 import probe
+from probe.analyses import edge_circuits
 from probe.analyses.circuits import Circuit
+from probe.analyses.edge_circuits import Edges
 from probe.app import cli
+from probe.patching.nodes import MLP
 
 PAIRS = [
     {
@@ -65,10 +69,31 @@ def test_tasks_are_listed_and_a_dry_run_only_says_what_would_run(capsys, tmp_pat
     assert cli.run(["circuit", "--help"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("ioi", "colored-objects", "greater-than", "reuse", "repair"))
-    for command in (["ioi"], ["reuse", "ioi", "capitals"], ["repair"]):
-        assert cli.run(["circuit", *command, "--dry-run", "--out", str(tmp_path / "none")]) == 0
+    for command in (["ioi"], ["reuse", "ioi", "capitals"], ["repair"], ["edges", "ioi"]):
+        assert cli.run(["circuit", *command, "--prompts", "8", "--dry-run", "--out", str(tmp_path / "none")]) == 0
         out = capsys.readouterr().out
         assert str(tmp_path / "none") in out and not (tmp_path / "none").exists()
+        assert re.search(r"\nabout (\d+ s|\d+ min \d+ s) at this machine's speed now, [\d.]+ GB of memory\n", out), out
+    assert cli.run(["circuit", "edges", "ioi", "--dry-run", "--json", "--quiet"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["heads"] == 270 and 5 < content["seconds"] < 3600 and 1e9 < content["memory"] < 2e10
+
+
+def test_edges_as_json_then_as_tables(file, capsys, monkeypatch):
+    mine = file.parent / "edges.jsonl"
+    mine.write_text("\n".join(json.dumps(pair) for pair in [*PAIRS, PAIRS[0]]) + "\n")
+    arguments = ["circuit", "edges", str(mine), "--steps", "1", "--draws", "1", "--exact", "3", "--prompts", "4"]
+    arguments += ["--out", str(file.parent / "edges")]
+    assert cli.run([*arguments, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    found = Edges.load(file.parent / "edges")
+    assert content["findings"] == list(found.findings) and len(content["exact"]) == 3
+    assert found.scores.top(1)[0].receiver in ("logits", MLP(0))
+
+    monkeypatch.setattr(edge_circuits, "eap_ig", lambda *a, **options: pytest.fail("the finished run was done again"))
+    assert cli.run([*arguments, "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "ranked by support:" in out and "embedding" in out and found.findings[2] in out
 
 
 def test_mistakes_are_one_line(capsys, file):
