@@ -58,6 +58,25 @@ class Reuse(Result):
         both = set(_top(rows, FIRST, self.k)) & set(_top(rows, SECOND, self.k))
         return [name for name in _top(rows, FIRST, self.k) if name in both]
 
+    def roles(self, stage: str = "logits") -> pd.DataFrame:
+        """Role by role, the heads among the k largest effects of either task: role, first, second, both (as names).
+
+        A head is in `both` where it has the role in both tasks: the same head may do another job in each.
+        """
+        rows = self.effects[self.effects["stage"] == stage].set_index("name")
+        found: dict[str, dict[str, list[str]]] = {}
+        for run in (FIRST, SECOND):
+            for name in _top(rows.reset_index(), run, self.k):
+                role = str(rows.loc[name, f"{run}_role"])
+                found.setdefault(role, {FIRST: [], SECOND: []})[run].append(name)
+        return pd.DataFrame(
+            [
+                {"role": role, FIRST: " ".join(heads[FIRST]), SECOND: " ".join(heads[SECOND])}
+                | {"both": " ".join(name for name in heads[FIRST] if name in heads[SECOND])}
+                for role, heads in found.items()
+            ]
+        )
+
     @property
     def findings(self) -> tuple[str, ...]:
         """The analysis in sentences."""

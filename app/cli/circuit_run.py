@@ -110,7 +110,9 @@ def reuse(options: ReuseOptions) -> None:
     if _closed(found, folder, options, found.findings):
         return
     _print_rows(found.overlaps)
-    click.echo(f"shared on the logits: {' '.join(found.shared())}")
+    click.echo(f"\nshared on the logits: {' '.join(found.shared())}\n")
+    names = {comparisons.FIRST: options.first, comparisons.SECOND: options.second}
+    _print_rows(found.roles().rename(columns=names))
     _say(found.findings, folder, options)
 
 

@@ -134,6 +134,9 @@ def test_reuse_of_a_circuit_by_itself_is_whole(found):
     assert same.overlaps["chance"].iloc[0] == pytest.approx(25 / 270)
     assert same.shared() == result.stage("logits")["name"][:5].tolist() and "share 5 of 5" in same.findings[0]
     assert list(same.figures()) == ["circuits", "scatter", "overlaps"]
+    roles = same.roles().set_index("role")
+    assert roles.loc["negative mover", "both"] == roles.loc["negative mover", "first"] == "L23H3"
+    assert " ".join(roles["both"]).split() and (roles["first"] == roles["second"]).all()
 
 
 @torch.no_grad()
