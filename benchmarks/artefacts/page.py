@@ -62,11 +62,14 @@ What stands in the way where a target is missed:
 - Row statistics on the H100 at 64 and on the B200 at 64: the loop is bound by how many instructions start, plain
   attention by its exponentials. Entropy, mass and distance take one instruction a pair each; what is left is Triton's
   own (descriptors of products, fences, addresses).
-- Row statistics on the B200 at 128: tiles of 128 x 128 would do, but 56 bytes spill at the least, in the variants of
-  the loop that were compiled; 128 x 64 does not spill, and rescales the output for every 64 keys.
+- Row statistics on the B200 at 128: tiles of 128 x 128 would come to 1.36 and 1.18, but 56 bytes spill at the least, in
+  the variants of the loop that were compiled; without loads ahead nothing spills (1.28 and 1.14), and every product
+  would wait for memory. 128 x 64 does not spill, and rescales the output for every 64 keys. 16 warps spill kilobytes.
 - Column statistics on the H100 and the B200: one exponential a pair is as many as plain attention has, and those bound
   it. A quarter are polynomials instead; with those the H100 is bound by how many instructions start, so that more of
-  them would not help.
+  them would not help. That is the limit at a head size of 64: with a share f of polynomials, each eight instructions
+  longer, exponentials take 62.5 (1 - f) cycles and instructions 35 + 62.5 f, which meet at 49 of plain attention's 64
+  cycles, 1.77 together. The limit of 1.5 is that of products, which do not bind there.
 - Packed FP32 instructions on the B200: Triton emits them for some sums, with moves between registers that cost what
   they save.
 """
