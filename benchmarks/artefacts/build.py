@@ -24,7 +24,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, WIDTHS
-from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, loops, mix, parse
+from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, PACKED, loops, mix, parse
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -88,7 +88,8 @@ class Artefact:
     products: matrix-product instructions. loops: loops that hold some. The main loop has the most of them, and of two
     that have as many is the shorter, which is for tiles that carry no mask; the rest is about it. mix: instructions of
     one warp, by pipe. copies: asynchronous ones. shared_bytes: a warp's traffic with shared memory. multiplies: what a
-    warp multiplies and adds in matrix products, 0 where the instruction does not show its shape.
+    warp multiplies and adds in matrix products, 0 where the instruction does not show its shape. packed: those of the
+    instructions on FP32 that do two operations for each thread.
     """
 
     case: str
@@ -106,11 +107,12 @@ class Artefact:
     copies: int
     shared_bytes: int
     multiplies: int
+    packed: int
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs of one pass through the main loop."""
-        return self.constants["ROWS"] * self.constants["COLS"]
+        """Query-key pairs of one pass through the main loop, which may hold several tiles."""
+        return self.constants["ROWS"] * self.constants["COLS"] * self.constants.get("UNROLL", 1)
 
 
 def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
@@ -144,6 +146,7 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         copies=sum(i.opcode in ASYNCHRONOUS for i in main),
         shared_bytes=sum(i.shared_bytes for i in main),
         multiplies=sum(i.multiplies for i in main),
+        packed=sum(i.opcode in PACKED for i in main),
     )
 
 

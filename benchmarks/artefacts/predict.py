@@ -55,7 +55,7 @@ def busy(artefact: Artefact) -> dict[str, float]:
     cycles = {
         "products": products(artefact) / device.multiplies,
         "exponentials": threads * counted["mufu"] / device.exponentials,
-        "fp32": threads * counted["fp32"] / device.fp32,
+        "fp32": threads * (counted["fp32"] + artefact.packed) / device.fp32,
         "alu": threads * counted["alu"] / device.alu,
         "issue": artefact.warps * sum(counted.values()) / device.warps,
         "shared memory": artefact.warps * artefact.shared_bytes / device.shared,

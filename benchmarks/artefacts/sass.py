@@ -22,6 +22,7 @@ PIPE_OF = {
     "other": ("LDGDEPBAR", "SHFL", "REDUX"),
 }
 PIPES = tuple(PIPE_OF)
+PACKED = ("FADD2", "FMUL2", "FFMA2")  # two operations of a thread, for which the FP32 pipe takes twice as long
 ASYNCHRONOUS = ("LDGSTS", "UTMALDG", "UBLKCP")
 
 _LABEL = re.compile(r"^\s*(\.L_[\w.]+):")

@@ -5,8 +5,8 @@ one interval, so only the tiles that its ends cut carry a mask. A query that doe
 key that is padding is cleared afterwards: neither costs the loop anything. For each pair the loop does half of
 attention's matrix products, one multiply-add, one exponential and one addition.
 
-GPUs since compute capability 9.0 have fewer exponentials for each product than those before, so there a quarter of them
-are polynomials, as in FlashAttention-4 (Zadouri et al. 2026).
+GPUs since compute capability 9.0 have fewer exponentials for each product than those before, so there some of those for
+half-precision inputs are polynomials, as in FlashAttention-4 (Zadouri et al. 2026, section 3.2).
 """
 
 # What a launch passes for a constexpr, and what a kernel loops over, pyright does not understand.
@@ -42,14 +42,16 @@ from probe.kernels.triton.tiles import capability_of
 
 
 @triton.jit
-def exp2_polynomial(x):
-    """2 ** x for x <= 0 to 3e-6 relative, without the exponential unit; exactly 0 from x = -127 down: any shape."""
-    x = tl.maximum(x, -127.0)
-    shifted = x + 12582912.0  # 1.5 * 2 ** 23, so that the low bits of the sum are x rounded to an integer
-    f = x - (shifted - 12582912.0)
-    p = 0.00958283 * f + 0.05590637  # minimax on [-0.5, 0.5], exact at 0
-    p = p * f + 0.24024099
-    p = p * f + 0.6931242
+def exp2_polynomial(y):
+    """2 ** (127 * (y - 1)) for 0 <= y <= 1, to 1.1e-4 relative, without the exponential unit: any shape.
+
+    Exactly 1 at 1 and 0 at 0. The bounds are the caller's to see to: within [0, 1] a multiply-add does so for nothing.
+    """
+    # 1.5 * 2 ** 23, so that the low bits of the sum are the exponent rounded to an integer
+    shifted = tl.fma(y, 127.0, 12582912.0 - 127.0)
+    f = tl.fma(y, 127.0, (12582912.0 - 127.0) - shifted)
+    p = 0.05500893 * f + 0.24221096  # minimax on [-0.5, 0.5], exact at 0
+    p = p * f + 0.69328293
     p = p * f + 1.0
     exponent = shifted.to(tl.int32, bitcast=True) << 23
     return (p.to(tl.int32, bitcast=True) + exponent).to(tl.float32, bitcast=True)
@@ -69,14 +71,37 @@ def split_columns(x, RUN: tl.constexpr):
 
 
 @triton.jit
-def add_weights(total, quarter, other, x, POLYNOMIAL: tl.constexpr):
-    """Adds 2 ** x to totals over rows of tiles; with POLYNOMIAL, to those of a half and two quarters of the columns."""
-    if POLYNOMIAL:
-        half, rest = split_columns(x, 16)
-        one, two = split_columns(rest, 8)
-        return total + tl.exp2(half), quarter + tl.exp2(one), other + exp2_polynomial(two)
+def fold(e, FOLDED: tl.constexpr):
+    """e [r, c], or [r // 2, c] where FOLDED: row r added to row r + 8, both of which one thread has of a product."""
+    if FOLDED:
+        ROWS: tl.constexpr = e.shape[0]
+        COLS: tl.constexpr = e.shape[1]
+        return tl.sum(e.reshape([ROWS // 16, 2, 8, COLS]), 1).reshape([ROWS // 2, COLS])
     else:
-        return total + tl.exp2(x), quarter, other
+        return e
+
+
+@triton.jit
+def add_weights(total, quarter, other, x, unit, offset, QUARTERS: tl.constexpr, FOLDED: tl.constexpr):
+    """Adds 2 ** (unit * x - offset) to totals over rows of tiles: x [rows, cols], offset [rows].
+
+    QUARTERS of the columns, of which there may be 0, 1 or 2, are polynomials; then the totals are those of a half and
+    two quarters of the columns, and of none but `total` otherwise.
+    """
+    z = x * unit - offset[:, None]
+    if QUARTERS == 0:
+        return total + fold(tl.exp2(z), FOLDED), quarter, other
+    else:
+        y = tl.fma(x, unit * (1 / 127), tl.fma(offset, -1 / 127, 1.0)[:, None])
+        y = tl.minimum(tl.maximum(y, 0.0), 1.0)
+        z_half, z_rest = split_columns(z, 16)
+        _, y_rest = split_columns(y, 16)
+        z_quarter, _ = split_columns(z_rest, 8)
+        y_quarter, y_other = split_columns(y_rest, 8)
+        total += fold(tl.exp2(z_half), FOLDED)
+        quarter += fold(exp2_polynomial(y_quarter) if QUARTERS == 2 else tl.exp2(z_quarter), FOLDED)
+        other += fold(exp2_polynomial(y_other), FOLDED)
+        return total, quarter, other
 
 
 @triton.jit
@@ -115,13 +140,19 @@ def received_kernel(
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     STAGES: tl.constexpr,
+    UNROLL: tl.constexpr,
+    QUARTERS: tl.constexpr,
+    FOLDED: tl.constexpr,
     CAPPED: tl.constexpr,
     PAIRS: tl.constexpr,
-    POLYNOMIAL: tl.constexpr,
     PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
 ):
-    """sums [batch, heads, keys]: over first_row <= i < last_row, near <= i + ahead - j <= far, of 2 ** (s - offset)."""
+    """sums [batch, heads, keys]: over first_row <= i < last_row, near <= i + ahead - j <= far, of 2 ** (s - offset).
+
+    UNROLL tiles of a pass share what a pass costs, and QUARTERS quarters of their columns are polynomials: one of each
+    tile, and one more of the first ones.
+    """
     blocks = tl.cdiv(keys, COLS)
     which = (tl.program_id(0) // blocks).to(tl.int64)
     first_col = (tl.program_id(0) % blocks) * COLS
@@ -144,39 +175,45 @@ def received_kernel(
     whole_stop = tl.minimum(stop, first_col - ahead + far + 1)
     tiles = tl.cdiv(tl.maximum(stop - start, 0), ROWS)
     cut = tl.minimum(tl.cdiv(whole_start - start, ROWS), tiles)
-    whole = tl.maximum(tl.maximum(whole_stop - start, 0) // ROWS - cut, 0)
+    whole = tl.maximum(tl.maximum(whole_stop - start, 0) // ROWS - cut, 0) // UNROLL
 
-    if POLYNOMIAL:
-        total = tl.zeros([ROWS, COLS // 2], tl.float32)
-        quarter = tl.zeros([ROWS, COLS // 4], tl.float32)
-        other = tl.zeros([ROWS, COLS // 4], tl.float32)
+    SUMS: tl.constexpr = ROWS // 2 if FOLDED else ROWS
+    if QUARTERS > 0:
+        total = tl.zeros([SUMS, COLS // 2], tl.float32)
+        quarter = tl.zeros([SUMS, COLS // 4], tl.float32)
+        other = tl.zeros([SUMS, COLS // 4], tl.float32)
     else:
-        total = tl.zeros([ROWS, COLS], tl.float32)
+        total = tl.zeros([SUMS, COLS], tl.float32)
         quarter = 0.0
         other = 0.0
 
     for t in tl.range(0, whole, num_stages=STAGES):
-        at = (start + (cut + t) * ROWS).to(tl.int64)
-        q = load_whole(query, query_row, query_dim, at, ROWS, WIDTH, DIMS, UPCAST)
-        x = scores(q, k, slope, cap, CAPPED, PRECISION) * unit - tl.load(offset + at + row)[:, None]
-        if PAIRS:
-            shown = tl.load(pairs + (at + row)[:, None] * pairs_row, mask=(j < keys)[None, :], other=0)
-            x = tl.where(shown != 0, x, HIDDEN)
-        total, quarter, other = add_weights(total, quarter, other, x, POLYNOMIAL)
+        for u in tl.static_range(UNROLL):
+            at = (start + (cut + t * UNROLL + u) * ROWS).to(tl.int64)
+            q = load_whole(query, query_row, query_dim, at, ROWS, WIDTH, DIMS, UPCAST)
+            beyond = tl.load(offset + at + row)
+            x = scores(q, k, slope, cap, CAPPED, PRECISION)
+            if PAIRS:
+                shown = tl.load(pairs + (at + row)[:, None] * pairs_row, mask=(j < keys)[None, :], other=0)
+                x = tl.where(shown != 0, x, HIDDEN)
+            total, quarter, other = add_weights(
+                total, quarter, other, x, unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
+            )
 
+    whole *= UNROLL
     for t in tl.range(0, tiles - whole, num_stages=1):
         i = start + tl.where(t < cut, t, t + whole) * ROWS + row
         q = load_rows(query, query_row, query_dim, i, stop, WIDTH, DIMS, UPCAST)
         beyond = tl.load(offset + i, mask=i < stop, other=float("inf"))
-        x = scores(q, k, slope, cap, CAPPED, PRECISION) * unit - beyond[:, None]
+        x = scores(q, k, slope, cap, CAPPED, PRECISION)
         x = hide_by_position(x, i + ahead, j, near, far, keys)
         if PAIRS:
             exists = (i < stop)[:, None] & (j < keys)[None, :]
             shown = tl.load(pairs + i[:, None].to(tl.int64) * pairs_row, mask=exists, other=0)
             x = tl.where(shown != 0, x, HIDDEN)
-        total, quarter, other = add_weights(total, quarter, other, x, POLYNOMIAL)
+        total, quarter, other = add_weights(total, quarter, other, x, unit, beyond, QUARTERS // UNROLL, FOLDED)
 
-    if POLYNOMIAL:
+    if QUARTERS > 0:
         c = tl.arange(0, COLS // 2)
         c = first_col + c // 16 * 32 + c % 16
         tl.store(sums + c, tl.sum(total, 0), mask=c < keys)
@@ -190,16 +227,20 @@ def received_kernel(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnTiles:
-    """How `received` is launched: queries and keys of a tile, warps of a program, tiles of queries in flight.
+    """How `received` is launched: queries and keys of a tile, warps of a program, passes of the loop in flight.
 
-    polynomial: whether a quarter of the exponentials of half-precision inputs are polynomials, 3e-6 off.
+    unroll: tiles of a pass. quarters: how many of the 4 * unroll quarters of their exponentials are polynomials for
+    half-precision inputs, 1.1e-4 off at most; 0, or `unroll` up to twice that. folded: whether two rows of a product
+    that one thread has, on devices where it does, share a sum: sums take half the registers.
     """
 
     rows: int
     cols: int
     warps: int
     stages: int
-    polynomial: bool = False
+    unroll: int = 1
+    quarters: int = 0
+    folded: bool = False
 
 
 def column_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> ColumnTiles:
@@ -210,7 +251,9 @@ def column_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) ->
         return ColumnTiles(rows=64, cols=64, warps=4, stages=2 if capability >= (8, 0) else 1)
     if capability < (9, 0):
         return ColumnTiles(rows=64, cols=128, warps=4, stages=3)
-    return ColumnTiles(rows=128, cols=128, warps=8, stages=3, polynomial=True)
+    if capability < (10, 0):
+        return ColumnTiles(rows=64, cols=256, warps=8, stages=2, unroll=4, quarters=5, folded=True)
+    return ColumnTiles(rows=128, cols=128, warps=8, stages=2, unroll=2, quarters=3)
 
 
 def received(
@@ -270,9 +313,11 @@ def received(
         ROWS=tiles.rows,
         COLS=tiles.cols,
         STAGES=tiles.stages,
+        UNROLL=tiles.unroll,
+        QUARTERS=0 if query.dtype == torch.float32 else tiles.quarters,
+        FOLDED=tiles.folded,
         CAPPED=scoring.capped,
         PAIRS=mask.pairs is not None,
-        POLYNOMIAL=tiles.polynomial and query.dtype != torch.float32,
         PRECISION=precision(query),
         UPCAST=upcast(query),
         num_warps=tiles.warps,

@@ -55,6 +55,7 @@ def visit(
     FLAGGED: tl.constexpr,
     SLOTS: tl.constexpr,
     RUN: tl.constexpr,
+    SETTLE: tl.constexpr,
     CAPPED: tl.constexpr,
     KEPT: tl.constexpr,
     PAIRS: tl.constexpr,
@@ -113,6 +114,7 @@ def visit(
         COLS,
         SLOTS,
         RUN,
+        SETTLE,
         PRECISION,
     )
 
@@ -184,6 +186,7 @@ def forward_kernel(
     EDGE_COLS: tl.constexpr,
     SLOTS: tl.constexpr,
     RUN: tl.constexpr,
+    SETTLE: tl.constexpr,
     STAGES: tl.constexpr,
     CAPPED: tl.constexpr,
     SLIDING: tl.constexpr,
@@ -296,6 +299,7 @@ def forward_kernel(
                     COLS,
                     SLOTS,
                     RUN,
+                    SETTLE,
                     CAPPED,
                     KEPT,
                     PAIRS,

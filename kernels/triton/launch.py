@@ -116,6 +116,7 @@ def forward(
         EDGE_COLS=min(tiles.cols, tiles.edge),
         SLOTS=tiles.slots,
         RUN=tiles.run,
+        SETTLE=tiles.settle,
         STAGES=tiles.stages,
         CAPPED=scoring.capped,
         SLIDING=scoring.windowed,

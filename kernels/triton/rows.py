@@ -45,6 +45,7 @@ def add_tile(
     COLS: tl.constexpr,
     SLOTS: tl.constexpr,
     RUN: tl.constexpr,
+    SETTLE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """The state of the rows after one more tile, from its scores x [rows, cols] and values v [cols, dims].
@@ -101,8 +102,25 @@ def add_tile(
         sums = sums * shrink[:, None]
         if occupied != 0:
             sums = add_members(sums, e, p, word, WIDE, PRECISION)
+    if SETTLE and not EDGE:
+        shrink = after(shrink, mass, moment, distance, ENTROPY, DISTANCE)
     output = tl.dot(p, v, output * shrink[:, None], input_precision=PRECISION)
     return new, mass, output, moment, distance, windowed, top, sums
+
+
+@triton.jit
+def after(shrink, mass, moment, distance, ENTROPY: tl.constexpr, DISTANCE: tl.constexpr):
+    """shrink [rows] as it is, once the sums [rows, SLOTS] are there, none of which has the sign that would change it.
+
+    No product waits for the sums of its tile. Where products run by themselves, as on Blackwell, Triton therefore puts
+    the sums off to the next pass of the loop, and until then keeps all weights and their logarithms in registers.
+    """
+    settled = mass
+    if ENTROPY:
+        settled -= moment
+    if DISTANCE:
+        settled += distance
+    return tl.where(tl.sum(settled, 1) < 0, 0.0, shrink)
 
 
 @triton.jit

@@ -23,6 +23,8 @@ class Tiles:
     slots, run: a row's sums are kept in `slots` parts, between which runs of `run` columns take turns, in as many equal
     pieces of a tile as there are runs of slots; how depends on which columns of a matrix product a thread has. 1 slot
     is right everywhere.
+
+    settle: whether the sums of a tile must be there before its product with the values (`rows.after`).
     """
 
     rows: int
@@ -33,6 +35,7 @@ class Tiles:
     splits: int = 1
     slots: int = 1
     run: int = 1
+    settle: bool = False
 
     def narrow(self) -> Tiles:
         """For sweeps that mask every tile."""
@@ -67,13 +70,9 @@ def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *
         if sets:
             return Tiles(rows=128, cols=32 if wide else 64, warps=8, stages=3, slots=8, run=8)
         return Tiles(rows=128, cols=128, warps=8, stages=2 if wide else 3, slots=8, run=8)
-    if sets and wide:
-        return Tiles(rows=128, cols=16, warps=8, stages=3)
     if sets:
-        return Tiles(rows=128, cols=32, warps=8, stages=3, slots=2)
-    if wide:
-        return Tiles(rows=128, cols=64, warps=8, stages=3, slots=2)
-    return Tiles(rows=128, cols=128, warps=8, stages=2, slots=2)
+        return Tiles(rows=128, cols=64, warps=8, stages=2, edge=32, slots=8, run=4, settle=True)
+    return Tiles(rows=128, cols=128, warps=8, stages=2, slots=8, run=4, settle=True)
 
 
 def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:

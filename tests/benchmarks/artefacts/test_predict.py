@@ -26,6 +26,7 @@ def artefact(**changes) -> Artefact:
         "copies": 2,
         "shared_bytes": 1024,
         "multiplies": 0,
+        "packed": 0,
     }
     return Artefact(**made | changes)
 
@@ -41,6 +42,19 @@ def test_each_part_by_hand():
 def test_the_busiest_part_decides_or_the_products_and_the_busiest_of_the_rest():
     assert overlapped(artefact()) == pytest.approx(192 / 2.048)
     assert apart(artefact()) == pytest.approx((192 + 128) / 2.048)
+
+
+def test_a_packed_instruction_starts_once_and_works_twice():
+    packed = busy(artefact(packed=20))
+    assert packed["fp32"] * 2.048 == pytest.approx(64 + 20)
+    assert packed["issue"] == busy(artefact())["issue"]
+
+
+def test_a_pass_may_hold_several_tiles():
+    one, two = artefact(), artefact(constants=artefact().constants | {"UNROLL": 2})
+    assert two.pairs == 2 * one.pairs
+    assert busy(two)["issue"] == busy(one)["issue"] / 2
+    assert busy(two)["products"] == busy(one)["products"]
 
 
 def test_older_devices_multiply_and_add_more_slowly():

@@ -27,6 +27,7 @@ TILES = [
     replace(SMALL, slots=8, run=8),
     replace(SMALL, rows=32),
     replace(SMALL, cols=32, edge=16, slots=4, run=2),
+    replace(SMALL, cols=32, slots=8, run=4, settle=True),
     replace(SMALL, cols=32, slots=2),
     replace(SMALL, splits=3),
 ]
