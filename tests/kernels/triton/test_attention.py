@@ -71,6 +71,21 @@ def test_few_queries_against_a_long_cache(sample, same_statistics, queries, spli
         same_statistics(found, exact)
 
 
+@pytest.mark.parametrize("settle", [False, True])
+@pytest.mark.parametrize(("slots", "run"), [(1, 1), (2, 1), (4, 2), (8, 4), (8, 8)])
+def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, settle):
+    """Sums kept in parts, as each device has them, over tiles without a mask, and peaks that rise with later tiles."""
+    query, key, value = sample(kv_heads=1, group=2, queries=20, keys=260, width=16)
+    key *= torch.linspace(0.2, 1.5, 260)[:, None]
+    sets = torch.rand(1, 1, 3, 260, generator=torch.Generator().manual_seed(1)) > 0.7
+    request = everything(260, sets=sets, top=1, windowed_distance=50, received=None, pooled=None)
+    tiles = replace(SMALL, cols=32, slots=slots, run=run, settle=settle)
+    for mask in (Mask(first_query=240), Mask(first_query=240, window=200), Mask(causal=False, first_query=240)):
+        (output, found), (expected, exact) = both(query, key, value, tiles=tiles, mask=mask, request=request)
+        close(output, expected)
+        same_statistics(found, exact)
+
+
 @pytest.mark.parametrize("splits", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(sample, same_statistics, dtype, splits):
