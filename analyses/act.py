@@ -31,7 +31,7 @@ from probe.heads import Head
 from probe.interventions import Blend, CalibrateSinks
 from probe.manifest import Recorder
 from probe.results import Result
-from probe.runs import RunFolder, Steps
+from probe.runs import RunFolder, Steps, carry_out, config_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -176,24 +176,24 @@ def run(
     and to save in. progress: called with (steps done, steps planned). Raises UsageError.
     """
     plan = options(model, **chosen)
-    if out is not None and not isinstance(out, RunFolder):
-        with RunFolder(out, run_config(model, plan)) as folder:
-            return carry_out(model, plan, folder=folder, progress=progress)
-    return carry_out(model, plan, folder=out, progress=progress)
+    return carry_out_plan(model, plan, out=out, progress=progress)
 
 
 def run_config(model: Model, plan: Plan) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "act", "weights": model.weights_hash, "dtype": dtype, **plan.config()}
+    return config_of(model, "act", plan.config())
 
 
-def carry_out(
-    model: Model, plan: Plan, *, folder: RunFolder | None = None, progress: Progress | None = None
+def carry_out_plan(
+    model: Model, plan: Plan, *, out: RunFolder | str | Path | None = None, progress: Progress | None = None
 ) -> Calibration:
     """The plan's result; steps that the folder holds are not done again, and the result is saved there."""
-    if folder is not None and folder.finished:
-        return Calibration.load(folder.path)
+    return carry_out(
+        Calibration, out, lambda: run_config(model, plan), lambda folder: _measured(model, plan, folder, progress)
+    )
+
+
+def _measured(model: Model, plan: Plan, folder: RunFolder | None, progress: Progress | None) -> Calibration:
     recorder = Recorder(
         model, analysis="act", options=plan.config(), seed=plan.seed, before=0.0 if folder is None else folder.seconds
     )

@@ -38,7 +38,7 @@ from probe.patching.effects import Effects, joined
 from probe.patching.nodes import Input, keys, queries, values
 from probe.patching.paths import to_inputs, to_logits
 from probe.results import Result
-from probe.runs import RunFolder, Steps
+from probe.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
@@ -168,10 +168,12 @@ def run(
     and to save in. progress: called with (steps done, steps planned). Raises UsageError."""
     chosen = settings or Settings()
     made = prompts(model, chosen) if task is None else task
-    if out is None or isinstance(out, RunFolder):
-        return _kept(model, chosen, made, out, progress)
-    with RunFolder(out, run_config(model, chosen, made)) as folder:
-        return _kept(model, chosen, made, folder, progress)
+    return carry_out(
+        Circuit,
+        out,
+        lambda: run_config(model, chosen, made),
+        lambda folder: _Search(model, chosen, made, folder, progress).circuit(),
+    )
 
 
 def prompts(model: Model, settings: Settings) -> Task:
@@ -181,19 +183,7 @@ def prompts(model: Model, settings: Settings) -> Task:
 
 def run_config(model: Model, settings: Settings, task: Task) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    pairs = task.pairs(model)
-    hashes = [ids_hash(torch.cat(sides)) for sides in zip(pairs.clean, pairs.corrupted, strict=True)]
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "circuit", "weights": model.weights_hash, "dtype": dtype} | asdict(settings) | {"pairs": hashes}
-
-
-def _kept(model: Model, settings: Settings, task: Task, folder: RunFolder | None, progress: Progress | None) -> Circuit:
-    if folder is not None and folder.finished:
-        return Circuit.load(folder.path)
-    found = _Search(model, settings, task, folder, progress).circuit()
-    if folder is not None:
-        found.save(folder.path)
-    return found
+    return config_of(model, "circuit", asdict(settings) | {"pairs": task.pairs(model).hashes()})
 
 
 class _Search:

@@ -36,7 +36,7 @@ from probe.errors import UsageError
 from probe.manifest import Recorder
 from probe.patching.effects import Effects, joined
 from probe.results import Result
-from probe.runs import RunFolder, Steps
+from probe.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
@@ -177,10 +177,12 @@ def run(
     continue from and to save in. progress: called with (steps done, steps planned). Raises UsageError."""
     chosen = settings or Settings()
     made = prompts(model, chosen) if task is None else task
-    if out is None or isinstance(out, RunFolder):
-        return _kept(model, chosen, made, out, progress)
-    with RunFolder(out, run_config(model, chosen, made)) as folder:
-        return _kept(model, chosen, made, folder, progress)
+    return carry_out(
+        Edges,
+        out,
+        lambda: run_config(model, chosen, made),
+        lambda folder: _Search(model, chosen, made, folder, progress).edges(),
+    )
 
 
 def prompts(model: Model, settings: Settings) -> Task:
@@ -190,19 +192,7 @@ def prompts(model: Model, settings: Settings) -> Task:
 
 def run_config(model: Model, settings: Settings, task: Task) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    pairs = task.pairs(model)
-    hashes = [ids_hash(torch.cat(sides)) for sides in zip(pairs.clean, pairs.corrupted, strict=True)]
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "edges", "weights": model.weights_hash, "dtype": dtype} | asdict(settings) | {"pairs": hashes}
-
-
-def _kept(model: Model, settings: Settings, task: Task, folder: RunFolder | None, progress: Progress | None) -> Edges:
-    if folder is not None and folder.finished:
-        return Edges.load(folder.path)
-    found = _Search(model, settings, task, folder, progress).edges()
-    if folder is not None:
-        found.save(folder.path)
-    return found
+    return config_of(model, "edges", asdict(settings) | {"pairs": task.pairs(model).hashes()})
 
 
 class _Search:

@@ -29,7 +29,7 @@ from probe.heads import Head
 from probe.interventions import ForceAttention
 from probe.manifest import Recorder
 from probe.results import Result
-from probe.runs import RunFolder, Steps
+from probe.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
@@ -109,19 +109,15 @@ class Repair(Result):
 
 
 def run(
-    model: Model, *, settings: Settings | None = None, out: str | Path | None = None, progress: Progress | None = None
-) -> Repair:
+    model: Model, *, settings: Settings | None = None, out: RunFolder | str | Path | None = None,
+    progress: Progress | None = None,
+) -> Repair:  # fmt: skip
     """The repair of one task with the mechanism of another. out: a folder to continue from and to save in. progress:
     called with (steps done, steps planned). Raises UsageError."""
     chosen = settings or Settings()
-    if out is None:
-        return _carry_out(model, chosen, None, progress)
-    with RunFolder(out, run_config(model, chosen)) as folder:
-        if folder.finished:
-            return Repair.load(folder.path)
-        found = _carry_out(model, chosen, folder, progress)
-        found.save(folder.path)
-        return found
+    return carry_out(
+        Repair, out, lambda: run_config(model, chosen), lambda folder: _measured(model, chosen, folder, progress)
+    )
 
 
 def target(model: Model, settings: Settings) -> Pairs:
@@ -132,11 +128,10 @@ def target(model: Model, settings: Settings) -> Pairs:
 
 def run_config(model: Model, settings: Settings) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "repair", "weights": model.weights_hash, "dtype": dtype} | asdict(settings)
+    return config_of(model, "repair", asdict(settings))
 
 
-def _carry_out(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Repair:
+def _measured(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Repair:
     before = 0.0 if folder is None else folder.seconds
     recorder = Recorder(model, analysis="repair", options=asdict(settings), seed=settings.seed, before=before)
     pairs = target(model, settings)

@@ -31,7 +31,7 @@ from probe.errors import ProbeError, UsageError
 from probe.heads import Head
 from probe.manifest import Recorder
 from probe.results import Result
-from probe.runs import RunFolder
+from probe.runs import RunFolder, carry_out, config_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -199,34 +199,17 @@ def run(
     if score not in SCORES:
         raise UsageError(f"--score: expected set or per_step, got {score!r}")
     plan.check(model)
-    if out is None:
-        return _measured(model, plan, score, until_stable, None, progress)
-    if isinstance(out, RunFolder):
-        return _kept(model, plan, score, until_stable, out, progress)
-    with RunFolder(out, run_config(model, plan, score=score, until_stable=until_stable)) as folder:
-        return _kept(model, plan, score, until_stable, folder, progress)
+    return carry_out(
+        RetrievalHeads,
+        out,
+        lambda: run_config(model, plan, score=score, until_stable=until_stable),
+        lambda folder: _measured(model, plan, score, until_stable, folder, progress),
+    )
 
 
 def run_config(model: Model, plan: Plan, *, score: str = "set", until_stable: bool = False) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    return {
-        "analysis": "retrieval_heads",
-        "weights": model.weights_hash,
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "score": score,
-        "until_stable": until_stable,
-        **plan.config(),
-    }
-
-
-def _kept(
-    model: Model, plan: Plan, score: str, until_stable: bool, folder: RunFolder, progress: Progress | None
-) -> RetrievalHeads:
-    if folder.finished:
-        return RetrievalHeads.load(folder.path)
-    result = _measured(model, plan, score, until_stable, folder, progress)
-    result.save(folder.path)
-    return result
+    return config_of(model, "retrieval_heads", {"score": score, "until_stable": until_stable, **plan.config()})
 
 
 def _measured(

@@ -11,6 +11,7 @@ from probe.analyses.massive_activations import LEAST, RATIO
 from probe.analyses.sink_statistics import EPSILON
 from probe.analyses.sink_texts import TEXTS, Prose
 from probe.errors import UsageError
+from probe.runs import config_of
 from probe.sink_rules import THRESHOLDS, Rule, sinks
 
 if TYPE_CHECKING:
@@ -73,8 +74,7 @@ class Settings:
 
 def run_config(model: Model, settings: Settings) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": "sinks", "weights": model.weights_hash, "dtype": dtype, **settings.config()}
+    return config_of(model, "sinks", settings.config())
 
 
 def _tokens(model: Model, prose: Prose, limit: int | None) -> Tokens:

@@ -39,7 +39,7 @@ from probe.analyses.sink_statistics import later_per_head, row_counts, share_of_
 from probe.manifest import Recorder
 from probe.residual import ResidualStream
 from probe.results import Result
-from probe.runs import RunFolder
+from probe.runs import RunFolder, carry_out
 from probe.sink_rules import THRESHOLDS, Rule, sinks
 
 if TYPE_CHECKING:
@@ -231,20 +231,9 @@ def run(
     done, passes planned). Raises UsageError for a text of fewer than two tokens or one beyond the context.
     """
     chosen = settings or Settings()
-    if out is None:
-        return _measured(model, chosen, None, progress)
-    if isinstance(out, RunFolder):
-        return _kept(model, chosen, out, progress)
-    with RunFolder(out, run_config(model, chosen)) as folder:
-        return _kept(model, chosen, folder, progress)
-
-
-def _kept(model: Model, settings: Settings, folder: RunFolder, progress: Progress | None) -> Sinks:
-    if folder.finished:
-        return Sinks.load(folder.path)
-    result = _measured(model, settings, folder, progress)
-    result.save(folder.path)
-    return result
+    return carry_out(
+        Sinks, out, lambda: run_config(model, chosen), lambda folder: _measured(model, chosen, folder, progress)
+    )
 
 
 def _measured(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Sinks:

@@ -31,7 +31,7 @@ from probe.errors import UsageError
 from probe.heads import Head
 from probe.manifest import Recorder
 from probe.results import Result
-from probe.runs import RunFolder
+from probe.runs import RunFolder, carry_out, config_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -144,30 +144,12 @@ def validate(
     )
     plan.check(model)
     check = Check(model, plan, conditions, phase, passages, passage_tokens, batch_size)
-    if out is None:
-        return _checked(check, None, progress)
-    if isinstance(out, RunFolder):
-        return _kept(check, out, progress)
-    with RunFolder(out, _config(check)) as folder:
-        return _kept(check, folder, progress)
+    return carry_out(Validation, out, lambda: _config(check), lambda folder: _checked(check, folder, progress))
 
 
 def _config(check: Check) -> dict[str, Any]:
     """What a run folder must have been made with to be continued."""
-    return {
-        "analysis": "validation",
-        "weights": check.model.weights_hash,
-        "dtype": str(check.model.dtype).removeprefix("torch."),
-        **check.options(),
-    }
-
-
-def _kept(check: Check, folder: RunFolder, progress: Progress | None) -> Validation:
-    if folder.finished:
-        return Validation.load(folder.path)
-    result = _checked(check, folder, progress)
-    result.save(folder.path)
-    return result
+    return config_of(check.model, "validation", check.options())
 
 
 def _checked(check: Check, folder: RunFolder | None, progress: Progress | None) -> Validation:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import ProbeError, UsageError
-from probe.tokens import Tokens, padded
+from probe.tokens import Tokens, ids_hash, padded
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -63,6 +63,10 @@ class Pairs:
     def end(self) -> int:
         """The column of END."""
         return self.clean.shape[1] - 1
+
+    def hashes(self) -> list[str]:
+        """What tells one pair from another, both prompts of each."""
+        return [ids_hash(torch.cat(sides)) for sides in zip(self.clean, self.corrupted, strict=True)]
 
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
         """Some of the pairs, by index or mask, without the padding that none of them needs."""

@@ -18,13 +18,19 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
 from probe.atomic import write_text
 from probe.errors import ProbeError, UsageError
 from probe.jsonable import decode, dumps, encode
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.results import Result
+
+R = TypeVar("R", bound="Result")
 
 
 def default_folder(command: str, model: str, config: Mapping[str, Any]) -> Path:
@@ -165,6 +171,35 @@ class Steps:
         if self._progress is not None:
             self._progress(self._done, self._total)
         return self._found[name]
+
+
+def config_of(model: Model, analysis: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run folder must have been made with to be continued: the analysis, the model as it is, and the options."""
+    dtype = str(model.dtype).removeprefix("torch.")
+    return {"analysis": analysis, "weights": model.weights_hash, "dtype": dtype, **options}
+
+
+def carry_out(
+    kind: type[R],
+    out: RunFolder | str | Path | None,
+    config: Callable[[], Mapping[str, Any]],
+    measure: Callable[[RunFolder | None], R],
+) -> R:
+    """The result that a folder holds, or else what `measure` makes, step by step, in that folder, where it is saved.
+
+    out: an open folder, the path of one, or None to keep nothing. config: what the folder of a path must have been made
+    with.
+    """
+    if out is None:
+        return measure(None)
+    if not isinstance(out, RunFolder):
+        with RunFolder(out, config()) as folder:
+            return carry_out(kind, folder, config, measure)
+    if out.finished:
+        return kind.load(out.path)
+    result = measure(out)
+    result.save(out.path)
+    return result
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -49,7 +49,7 @@ def main(options: Options) -> None:
         RunFolder(folder, config) as run_folder,
         bar("runs", quiet=options.quiet) as progress,
     ):
-        found = act.carry_out(model, plan, folder=run_folder, progress=progress)
+        found = act.carry_out_plan(model, plan, out=run_folder, progress=progress)
     pictures = save_pictures(found.figures(), folder / "figures")
     if options.as_json:
         click.echo(dumps(found.to_dict() | plain({"agreement": found.agreement(), "folder": str(folder)})))
