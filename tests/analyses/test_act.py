@@ -226,11 +226,11 @@ def test_candidates_are_all_layers_but_the_first_two_and_the_last(llama):
 
 @pytest.mark.slow
 def test_one_backward_pass_ranks_heads_as_runs_of_each_do(llama):
-    """On all 24 calibration reviews and 16 random heads; `probe intervene act --sweep 100` measures it on 100."""
+    """On all 24 calibration reviews and 24 random heads; `probe intervene act --sweep 100` measures it on 100."""
     scorer = Scorer(llama, [each for each in sentiment() if each.split == "calibration"])
     candidates = [Head(layer, head) for layer in range(2, 29) for head in range(9)]
     gradient = act.gradients(llama, scorer, CalibrateSinks.release(candidates))
-    heads = random.Random(0).sample(candidates, 16)
+    heads = random.Random(0).sample(candidates, 24)
     table = pd.DataFrame(
         {"gradient": [float(gradient[head]) for head in heads], "loss": [loss(llama, scorer, [head]) for head in heads]}
     )

@@ -179,8 +179,8 @@ def test_comparing_with_nothing_is_one_line(tmp_path, capsys):
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
-    """Four needles in a process of its own."""
-    arguments = ["heads", "--lengths", "300", "--depths", "10,90", "--kind", "retrieval", "--out", str(folder)]
+    """Six needles in a process of its own."""
+    arguments = ["heads", "--lengths", "300", "--depths", "10,50,90", "--kind", "retrieval", "--out", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "probe", *arguments]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -198,7 +198,7 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path):
     whole = start(tmp_path / "whole")
     _, errors = whole.communicate()
     assert whole.returncode == 0, errors
-    for how, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 2)):
+    for how, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 3)):
         process = start(tmp_path / "broken")
         wait_for_samples(tmp_path / "broken", process, count)
         process.send_signal(how)
@@ -209,7 +209,7 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path):
     kept = (tmp_path / "broken" / "retrieval" / "samples.jsonl").read_bytes()
     last = start(tmp_path / "broken")
     output, errors = last.communicate()
-    assert last.returncode == 0 and "retrieved 4 of 4 needles" in output, errors
+    assert last.returncode == 0 and "retrieved 6 of 6 needles" in output, errors
     assert (tmp_path / "broken" / "retrieval" / "samples.jsonl").read_bytes().startswith(kept)
     first, second = (RetrievalHeads.load(tmp_path / name / "retrieval") for name in ("whole", "broken"))
     assert first.differences(second) == []
