@@ -75,8 +75,8 @@ def visit(
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         v = load_rows(value, value_stride, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     else:
-        k = load_whole(key, key_stride, key_dim, start, COLS, WIDTH, DIMS, UPCAST)
-        v = load_whole(value, value_stride, value_dim, start, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
+        k = load_whole(key + start.to(tl.int64) * key_stride, key_stride, key_dim, COLS, WIDTH, DIMS, UPCAST)
+        v = load_whole(value + start.to(tl.int64) * value_stride, value_stride, value_dim, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:
         x = hide(x, own, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)

@@ -92,15 +92,12 @@ def load_rows(at, stride, dim_stride, row, rows, WIDTH: tl.constexpr, DIMS: tl.c
 
 
 @triton.jit
-def load_whole(
-    at, stride, dim_stride, first, COUNT: tl.constexpr, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr
-):
-    """Rows first .. first + COUNT - 1, all of which exist: [COUNT, DIMS], with 0 beyond WIDTH.
+def load_whole(at, stride, dim_stride, COUNT: tl.constexpr, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr):
+    """The COUNT rows from the one at `at`, all of which exist: [COUNT, DIMS], with 0 beyond WIDTH.
 
     Within a tile offsets have 32 bits (`reachable`), and are the same for every tile: a loop keeps them.
     """
     dim = tl.arange(0, DIMS)
-    at += first.to(tl.int64) * stride
     pointers = at + (tl.arange(0, COUNT)[:, None] * stride + dim[None, :] * dim_stride)
     if WIDTH < DIMS:  # noqa: SIM108
         tile = tl.load(pointers, mask=(dim < WIDTH)[None, :], other=0.0)
