@@ -21,11 +21,11 @@ in the main loop. The overhead at the end is predicted from those, and is no mea
 heads on 2 KV heads, causal, {tokens:,} tokens. Tiles are those that `attend` chooses for the device.
 
 Cases: *plain* is the forward pass without statistics, which is plain flash attention, in the tiles that it shares with
-statistics, and in two wider ones that would suit it alone; *rows* adds lse, entropy,
-distance, windowed distance and the largest weight with its key; *rows and n sets* also the mass of n key sets;
-*received* is the second sweep, which gives what each key receives; *pooled*, *tile*, *top 8* (the largest weights after
-the first), *partial* (the partial sums of four key sets) and *decode* (*rows* for one query, its keys split over
-programs, and the kernel that puts the parts together) are the others.
+statistics, and in two wider ones that would suit it alone; *rows* adds lse, entropy, distance, windowed distance and
+the largest weight with its key; *rows and n sets* also the mass of n key sets; *received* is the second sweep, which
+gives what each key receives, with a kernel for the rows at the edges of the mask; *pooled*, *tile*, *top 8* (the
+largest weights after the first), *partial* (the partial sums of four key sets) and *decode* (*rows* for one query, its
+keys split over programs, and the kernel that puts the parts together) are the others.
 
 ## Resources
 """
@@ -85,14 +85,15 @@ What it took, and what stands in the way:
 - Blackwell adds and multiplies two floats with one instruction where they lie in registers side by side. Sums are
   kept for four columns side by side (`Tiles.slots`, `Tiles.run`), and nearly all of them are such pairs: statistics of
   rows there cost next to nothing.
-- The column sweep has one exponential for each pair, as plain attention has, and exponentials bind both: 5 of 16 are
-  polynomials on the H100, 6 of 16 on the B200, of degree 3 as in FlashAttention-4. With more of them, instructions
-  would bind. Several tiles a pass share what a pass costs. On the H100 at 64, with a share f of polynomials, each six
-  instructions longer, exponentials take 62.5 (1 - f) cycles and instructions 32 + 47 f: at best 45, and the bound of
-  all parts at work at once stays near 1.7. The limit of 1.5 is that of products, which do not bind there.
-- Row statistics on the H100 at 64, overlapped: the loop is bound by how many instructions start, plain attention by its
-  exponentials. Entropy, mass and distance take one instruction a pair each. Copies by tensor descriptors would save
-  another tenth of an instruction (1.12 instead of 1.16).
+- The column sweep has one exponential for each pair, as plain attention has, and exponentials bind both: on the H100 a
+  quarter of them (5 of 16 at a head size of 64) are polynomials, on the B200 3 of 8, as in FlashAttention-4 but of
+  degree 4, so that sums keep five digits. With more of them, instructions would bind. Several tiles a pass share what a
+  pass costs. Rows where tiles need a mask have a kernel of their own (`edges.py`): masks held so many registers that
+  tiles of 256 keys spilled, whose products take half as many instructions. The limit of 1.5 is that of products, which
+  do not bind there: all parts at work at once, the H100 stays near 1.7 at 64, and the B200 between 1.6 and 1.7.
+- The stride of a row is a constant of the compiled kernel: addresses within a tile then take few registers and
+  instructions. Row statistics on the H100 at 64 come within the target both ways for it, where the loop is bound by how
+  many instructions start, and plain attention by its exponentials.
 - Key sets: the weights of members are another product, and what rounding to half precision took from the weights a
   third.
 """
@@ -130,7 +131,8 @@ def loops(artefacts: list[Artefact]) -> str:
     for a in artefacts:
         if a.loops:
             each = [32 * a.warps * a.mix[pipe] / a.pairs for pipe in PIPES]
-            rows.append([a.case, device_name(a), a.width, *(f"{n:.2f}" for n in each), f"{sum(each):.2f}"])
+            name = f"{a.case}: `{a.kernel}`"
+            rows.append([name, device_name(a), a.width, *(f"{n:.2f}" for n in each), f"{sum(each):.2f}"])
     names = ("tensor", "exponential", "FP32", "integer", "memory", "other", "all")
     return table(("kernel", "device", "head size", *names), rows)
 

@@ -88,7 +88,7 @@ def edges_kernel(
     start = tl.maximum(first_row, first_col - ahead + near)
     stop = tl.minimum(last_row, tl.minimum(first_col + COLS, keys) - ahead + far)
     first, passes = whole_passes(first_col // BLOCK * BLOCK, ahead, near, far, first_row, last_row, BLOCK, STEP)
-    first = tl.maximum(tl.minimum(first, stop), start)
+    first = tl.minimum(first, stop)
     resume = first + passes * STEP
     before = tl.cdiv(tl.maximum(first - start, 0), ROWS)
     after = tl.cdiv(tl.maximum(stop - resume, 0), ROWS)

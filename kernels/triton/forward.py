@@ -75,8 +75,10 @@ def visit(
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         v = load_rows(value, value_stride, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     else:
-        k = load_whole(key + start.to(tl.int64) * key_stride, key_stride, key_dim, COLS, WIDTH, DIMS, UPCAST)
-        v = load_whole(value + start.to(tl.int64) * value_stride, value_stride, value_dim, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
+        key += start.to(tl.int64) * key_stride
+        value += start.to(tl.int64) * value_stride
+        k = load_whole(key, key_stride, key_dim, COLS, WIDTH, DIMS, UPCAST)
+        v = load_whole(value, value_stride, value_dim, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:
         x = hide(x, own, j, near, far, keys, kept, kept_stride, pairs_row, pairs_stride, KEPT, PAIRS)
@@ -143,11 +145,11 @@ def forward_kernel(
     query_dim,
     key_batch,
     key_head,
-    key_row,
+    key_row: tl.constexpr,
     key_dim,
     value_batch,
     value_head,
-    value_row,
+    value_row: tl.constexpr,
     value_dim,
     kept_batch,
     kept_key,

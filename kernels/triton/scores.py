@@ -92,10 +92,13 @@ def load_rows(at, stride, dim_stride, row, rows, WIDTH: tl.constexpr, DIMS: tl.c
 
 
 @triton.jit
-def load_whole(at, stride, dim_stride, COUNT: tl.constexpr, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr):
+def load_whole(
+    at, stride, dim_stride, COUNT: tl.constexpr, WIDTH: tl.constexpr, DIMS: tl.constexpr, UPCAST: tl.constexpr
+):
     """The COUNT rows from the one at `at`, all of which exist: [COUNT, DIMS], with 0 beyond WIDTH.
 
-    Within a tile offsets have 32 bits (`reachable`), and are the same for every tile: a loop keeps them.
+    Within a tile offsets have 32 bits (`reachable`), and are the same for every tile: a loop keeps them. Where the
+    stride is a constant of the kernel, that takes few registers; a model has few strides to compile for.
     """
     dim = tl.arange(0, DIMS)
     pointers = at + (tl.arange(0, COUNT)[:, None] * stride + dim[None, :] * dim_stride)

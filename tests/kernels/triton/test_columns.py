@@ -23,6 +23,7 @@ UNROLLED = replace(SMALL, unroll=3, folded=True)
 POLYNOMIAL = replace(SMALL, cols=32, quarters=1)
 POLYNOMIALS = replace(POLYNOMIAL, unroll=2, quarters=3, folded=True)
 TILES = [SMALL, UNROLLED, POLYNOMIAL, POLYNOMIALS]
+SHOWN = torch.rand(1, 2, 140, 150, generator=torch.Generator().manual_seed(0)) > 0.4
 
 
 @st.composite
@@ -101,8 +102,13 @@ def test_equals_the_reference(poisoned_empty, sample, case):
 @pytest.mark.parametrize("tiles", TILES, ids=["exponentials", "unrolled", "polynomial", "polynomials"])
 @pytest.mark.parametrize(
     ("mask", "band"),
-    [(Mask(), Band()), (Mask(window=90), Band(lo=5, hi=80)), (Mask(causal=False), Band(lo=-40, hi=90, start=20))],
-    ids=["causal", "window", "full"],
+    [
+        (Mask(), Band()),
+        (Mask(window=90), Band(lo=5, hi=80)),
+        (Mask(causal=False), Band(lo=-40, hi=90, start=20)),
+        (Mask(pairs=SHOWN), Band()),
+    ],
+    ids=["causal", "window", "full", "pairs"],
 )
 def test_blocks_that_are_cut_at_both_ends_and_whole_between(poisoned_empty, sample, mask, band, tiles):
     """Long enough for whole tiles between those that an end of the interval cuts; half precision as on a GPU."""

@@ -63,7 +63,8 @@ def named(artefacts: list[Artefact], wrong) -> list[str]:
 @everywhere
 def test_every_case_compiles_to_its_kernels(compiled, capability, width):
     kernels = Counter(a.case for a in compiled[capability, width])
-    assert kernels == Counter(COMPILED) + Counter(["decode"])  # which has a second kernel that puts parts together
+    # which have a second kernel, that puts parts together and that sees to the edges
+    assert kernels == Counter(COMPILED) + Counter(["decode", "received"])
 
 
 @each_device
@@ -100,18 +101,19 @@ def test_one_pass_through_the_main_loop_is_one_tile(compiled, capability, width)
     """Where products show their shape: as many multiply-adds as the tile has, so what is counted is the whole loop."""
     cases = ("plain", "rows", "received", "pooled", "partial")
     counted = [a for a in compiled[capability, width] if a.case in cases]
-    assert len(counted) == len(cases)
+    assert len(counted) == len(cases) + 1
     assert not named(counted, lambda a: a.multiplies * a.warps != products(a))
 
 
 @each_device
 @everywhere
 def test_statistics_that_are_not_asked_for_cost_nothing(compiled, capability, width):
-    """The plain forward pass does less arithmetic in its loop than statistics of rows, with no more registers."""
+    """The plain forward pass has 8 % fewer instructions in its loop than with statistics of rows, a quarter less
+    arithmetic, and no more registers."""
     by_case = {a.case: a for a in compiled[capability, width] if a.kernel == "forward_kernel"}
     plain, rows = by_case["plain"], by_case["rows"]
-    assert sum(plain.mix.values()) < sum(rows.mix.values())
-    assert plain.mix["fp32"] + plain.packed < 0.8 * (rows.mix["fp32"] + rows.packed)
+    assert sum(plain.mix.values()) < 0.92 * sum(rows.mix.values())
+    assert plain.mix["fp32"] + plain.packed < 0.75 * (rows.mix["fp32"] + rows.packed)
     assert plain.registers <= rows.registers
     assert plain.mix["mufu"] == rows.mix["mufu"]
 
@@ -119,20 +121,20 @@ def test_statistics_that_are_not_asked_for_cost_nothing(compiled, capability, wi
 @each_device
 @everywhere
 def test_the_column_sweep_has_one_product_and_fewer_instructions_than_attention(compiled, capability, width):
-    by_case = {a.case: a for a in compiled[capability, width]}
+    by_case = {a.case: a for a in compiled[capability, width] if a.kernel != "edges_kernel"}
     sweep, plain = by_case["received"], by_case["plain"]
     assert products(sweep) / sweep.pairs == products(plain) / plain.pairs / 2
     for part in ("mufu", "alu", "memory"):
         assert sweep.mix[part] * sweep.warps / sweep.pairs < plain.mix[part] * plain.warps / plain.pairs, part
     polynomials = sweep.constants["QUARTERS"] / (4 * sweep.constants["UNROLL"])
     assert sweep.mix["mufu"] * sweep.warps * 32 == sweep.pairs * (1 - polynomials)
-    assert polynomials == {80: 0, 90: 5 / 16, 100: 3 / 8}[capability]
+    assert polynomials == {80: 0, 90: 5 / 16 if width == 64 else 1 / 4, 100: 3 / 8}[capability]
 
 
 @each_device
 @everywhere
 def test_the_predicted_overhead_of_statistics_is_within_its_targets(compiled, capability, width):
-    by_case = {a.case: a for a in compiled[capability, width]}
+    by_case = {a.case: a for a in compiled[capability, width] if a.kernel != "edges_kernel"}
     plain, rows, received = (apart(by_case[case]) for case in ("plain", "rows", "received"))
     assert rows <= ROWS_TARGET * plain
     assert plain + received <= COLUMNS_TARGET * plain
