@@ -13,8 +13,9 @@ from probe.kernels.contract import Mask
 # The score of a hidden key. Finite, so that p * s is 0 and not NaN, and far enough down that exp underflows to 0.
 HIDDEN = -1e30
 
-# More rows than this gain no speed, and waste arithmetic above the diagonal.
-MOST_ROWS = 128
+# More rows than this gain no speed. Under a causal mask they waste arithmetic above the diagonal, so short texts have
+# blocks half as high.
+MOST_ROWS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,8 @@ def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int, enough: int | N
     batch, heads, queries, _ = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
     group = heads // kv_heads
-    rows = MOST_ROWS  # and powers of two below it, so that most blocks start and end evenly
+    short = mask.causal and queries < 3 * MOST_ROWS
+    rows = MOST_ROWS // 2 if short else MOST_ROWS  # and powers of two below, so that most blocks start and end evenly
     while rows > 1 and group * rows * _width(rows, queries, keys, mask) > most:
         rows //= 2
     rows = min(rows, queries)

@@ -106,9 +106,12 @@ class Sweep:
         return self.buffers[name][:size].view(shape)
 
     def product(self, left: Tensor, right: Tensor, name: str) -> Tensor:
-        """left [n, rows, k] @ right [n, k, cols], in the buffer of that name."""
+        """left [n, rows, k] @ right [n, k, cols], in the buffer of that name, or in memory of its own."""
+        serves = linear_serves(left[0], right[0])
+        if serves and left.shape[0] == 1:  # as large a block as comes: no copy of it
+            return linear(left[0], right[0])[None]
         found = self.buffer(name, left.shape[0], left.shape[1], right.shape[2])
-        if not linear_serves(left[0], right[0]):
+        if not serves:
             return torch.bmm(left, right, out=found)
         for index, part in enumerate(found):  # the copy costs less than many sizes of memory do
             part.copy_(linear(left[index], right[index]))

@@ -71,6 +71,15 @@ def test_blocks_take_in_heads_until_they_are_large_enough(enough, heads):
         assert batch * kv_heads == heads
 
 
+@pytest.mark.parametrize(
+    ("mask", "queries", "height"),
+    [(Mask(), 700, 128), (Mask(), 900, 256), (Mask(causal=False), 700, 256), (Mask(window=64), 700, 128)],
+)
+def test_blocks_are_lower_where_much_would_lie_above_the_diagonal(mask, queries, height):
+    query = torch.zeros(1, 1, queries, 8)
+    assert max(block.rows.stop - block.rows.start for block in blocks(query, query, mask, most=10**9)) == height
+
+
 def test_the_largest_block_comes_first():
     query = torch.zeros(1, 1, 512, 8)
     assert [block.cols.stop for block in blocks(query, query, Mask(), most=10**9)] == [512, 384, 256, 128]

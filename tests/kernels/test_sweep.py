@@ -11,6 +11,7 @@ import torch
 
 from probe.kernels.blocks import HIDDEN, Block
 from probe.kernels.contract import Mask
+from probe.kernels.products import linear_serves
 from probe.kernels.sweep import Scoring, Sweep, as_written
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
@@ -89,7 +90,7 @@ def test_a_second_call_finds_the_memory_of_the_first():
 
 @pytest.mark.parametrize("many", [1, 3])
 @pytest.mark.parametrize("rows", [2, 200], ids=["few", "many"])
-def test_a_product_is_in_its_buffer(many, rows):
+def test_products_of_a_block(many, rows):
     """Small ones and large ones, which may be computed in different ways; both operands as blocks have them."""
     generator = torch.Generator().manual_seed(0)
     query = torch.zeros(1, 1, 4, 8)
@@ -98,7 +99,8 @@ def test_a_product_is_in_its_buffer(many, rows):
     right = torch.randn(150, many, 64, generator=generator).transpose(0, 1)  # heads side by side in memory
     found = sweep.product(left, right.transpose(1, 2), "scores")
     torch.testing.assert_close(found, torch.einsum("nrk,nck->nrc", left.double(), right.double()).float())
-    assert found.data_ptr() == sweep.buffer("scores", 1).data_ptr()
+    if many > 1 or not linear_serves(left[0], right[0].t()):
+        assert found.data_ptr() == sweep.buffer("scores", 1).data_ptr()
 
 
 def test_half_precision_is_widened():
