@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,9 +42,21 @@ def write(found: Benchmark, page: Path) -> Path:
     return page
 
 
+def elsewhere(command: str) -> str:
+    """A command without what says where its run is kept and how much it tells: that is this machine's affair."""
+    words = iter(shlex.split(command))
+    kept = []
+    for word in words:
+        if word in ("-o", "--out"):
+            next(words, None)
+        elif word not in ("-q", "--quiet") and not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(kept)
+
+
 def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
     """The page, line by line; `pictures` are the names of those that could be drawn."""
-    command = found.manifest.command.replace("__main__.py", "probe")
+    command = elsewhere(found.manifest.command.replace("__main__.py", "probe"))
     text = [
         "# Benchmarks",
         "",

@@ -99,3 +99,8 @@ def test_seconds(value, words):
 @pytest.mark.parametrize("value, words", [(0, "0 B"), (1500, "1.5 kB"), (98_362_432, "98.4 MB"), (17.28e9, "17.3 GB")])
 def test_sizes(value, words):
     assert size(value) == words
+
+
+def test_a_page_leaves_out_where_its_run_was_kept():
+    command = "probe bench --suite kernels -o /tmp/here --quiet --page docs/benchmarks.md --out=there -q --out again"
+    assert page.elsewhere(command) == "probe bench --suite kernels --page docs/benchmarks.md"
