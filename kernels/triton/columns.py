@@ -159,8 +159,9 @@ class ColumnTiles:
     """How `received` is launched: queries and keys of a tile, warps of a program, passes of the loop in flight.
 
     unroll: tiles of a pass. quarters: how many of the 4 * unroll quarters of their exponentials are polynomials for
-    half-precision inputs; 0, or `unroll` up to twice that. folded: whether two rows of a product
-    that one thread has, on devices where it does, share a sum: sums take half the registers.
+    half-precision inputs; 0, or `unroll` up to twice that. folded: whether two rows of a product that one thread has,
+    on devices where it does, share a sum: sums take half the registers. edge: rows and columns of the tiles that carry
+    a mask (`edges`); divides `cols`.
     """
 
     rows: int
