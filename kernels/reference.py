@@ -91,7 +91,7 @@ def statistics(
     if request.lse:
         found["lse"] = s.logsumexp(-1).masked_fill(blind, -math.inf)
     if request.entropy:
-        found["entropy"] = -torch.where(p > 0, p * log_p, 0).sum(-1).masked_fill(blind, math.nan)
+        found["entropy"] = -torch.where(p == 0, 0, p * log_p).sum(-1).masked_fill(blind, math.nan)
     if request.distance:
         found["distance"] = (p * (i - j)).sum(-1).masked_fill(blind, math.nan)
     if request.windowed_distance is not None:

@@ -125,6 +125,7 @@ def received_kernel(
         total = tl.zeros([SUMS, COLS], tl.float32)
         quarter = 0.0
         other = 0.0
+    poison = tl.zeros([ROWS], tl.float32)
 
     for _ in tl.range(0, passes, num_stages=STAGES):
         for u in tl.static_range(UNROLL):
@@ -138,6 +139,8 @@ def received_kernel(
             total, quarter, other = add_weights(
                 total, quarter, other, x, unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
             )
+            if QUARTERS > 0:  # bounds make a number of what is none
+                poison = tl.where(beyond == beyond, poison, beyond)
             query += step * query_row
             offset += ROWS
             pairs += step * pairs_row
@@ -148,8 +151,8 @@ def received_kernel(
         add_to(sums, c, keys, tl.sum(total, 0))
         c = tl.arange(0, COLS // 4)
         c = first_col + c // 8 * 32 + c % 8 + 16
-        add_to(sums, c, keys, tl.sum(quarter, 0))
-        add_to(sums, c + 8, keys, tl.sum(other, 0))
+        add_to(sums, c, keys, tl.sum(quarter, 0) + tl.sum(poison, 0))
+        add_to(sums, c + 8, keys, tl.sum(other, 0) + tl.sum(poison, 0))
     else:
         add_to(sums, j, keys, tl.sum(total, 0))
 

@@ -15,7 +15,8 @@ import triton.language as tl
 def exp2_polynomial(y):
     """2 ** (127 * (y - 1)) for 0 <= y <= 1, to 1e-5 relative, without the exponential unit: any shape.
 
-    Exactly 1 at 1 and 0 at 0. The bounds are the caller's to see to: within [0, 1] a multiply-add does so for nothing.
+    Exactly 1 at 1 and 0 at 0. The bounds are the caller's to see to: within [0, 1] a multiply-add does so for nothing,
+    but it makes 0 of what is not a number.
     """
     # 1.5 * 2 ** 23, so that the low bits of the sum are the exponent rounded to an integer
     shifted = tl.fma(y, 127.0, 12582912.0 - 127.0)
@@ -69,6 +70,7 @@ def add_weights(total, quarter, other, x, unit, offset, QUARTERS: tl.constexpr, 
         _, y_rest = split_columns(y, 16)
         z_quarter, _ = split_columns(z_rest, 8)
         y_quarter, y_other = split_columns(y_rest, 8)
+        # the half last: in this order fewer registers are full at once
         quarter += fold(exp2_polynomial(y_quarter) if QUARTERS == 2 else tl.exp2(z_quarter), FOLDED)
         other += fold(exp2_polynomial(y_other), FOLDED)
         total += fold(tl.exp2(z_half), FOLDED)

@@ -153,3 +153,12 @@ def test_gradients_of_a_row_that_sees_nothing_are_zero(sample):
     attend(query, key, value, mask=mask, sinks=sinks)[0].sum().backward()
     assert not query.grad[:, :, :2].any()
     assert all(t.grad.isfinite().all() for t in (query, key, value, sinks))
+
+
+def test_a_row_that_is_not_a_number_stays_one(sample):
+    query, key, value = sample(queries=9, keys=9)
+    query[0, 0, 5, 0] = math.nan
+    output, found = attend(query, key, value, request=replace(EVERYTHING, top=0, pooled=None))
+    for statistic in (output.sum(-1), found.lse, found.entropy, found.distance, found.windowed_distance):
+        assert statistic[0, 0].isnan().nonzero()[:, 0].tolist() == [5]
+    assert found.received[0, 0].isnan().tolist() == [key <= 5 for key in range(9)]

@@ -61,5 +61,5 @@ def test_the_page_has_every_kernel_and_says_that_nothing_ran():
     text = page(artefacts(90), "Triton 1.2.3")
     assert "Nothing here ran on a GPU" in text and "Triton 1.2.3" in text
     assert "| rows: `forward_kernel` | H100 (9.0) | 64 | 64 x 32 | 4 | 120 | 32 of 227 | 0 | 2 |" in text
-    assert "| received | H100 (9.0) | 64 | 0.25 | 0.50 | 1.25 | 1.25 | 0.25 | 1.00 | 4.50 |" in text
+    assert "| received: `forward_kernel` | H100 (9.0) | 64 | 0.25 | 0.50 | 1.25 | 1.25 | 0.25 | 1.00 | 4.50 |" in text
     assert "| H100 (9.0) | 64 | 125 |" in text and "| 62, products |" in text

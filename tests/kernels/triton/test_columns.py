@@ -142,6 +142,17 @@ def test_a_row_whose_lse_is_minus_infinity_gives_nothing(sample):
     torch.testing.assert_close((with_all - without).double() * rows[:, None], weight[:, :, 0], atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tiles", TILES, ids=["exponentials", "unrolled", "polynomial", "polynomials"])
+@pytest.mark.parametrize("row", [3, 70, 139])
+def test_a_row_that_is_not_a_number_poisons_the_keys_that_it_sees(sample, tiles, row):
+    query, key, value = sample(kv_heads=1, group=2, queries=140, keys=140, width=16, dtype=torch.float16)
+    query[:, 1, row] = math.nan
+    (found, _), exact = both(query, key, value, band=Band(), tiles=tiles)
+    assert exact.received[0, 1].isnan().tolist() == [key <= row for key in range(140)]
+    assert found[0, 1, : row + 1].isnan().all()  # and some beyond, in the same tile
+    torch.testing.assert_close(found[0, 0].double(), exact.received[0, 0], atol=1e-8, rtol=1e-5)
+
+
 def test_rows_of_a_weight_of_nearly_1_and_columns_of_nearly_none(sample):
     """Both ends keep five digits, down to columns that receive 1e-8."""
     query, key, value = sample(kv_heads=1, queries=60, keys=60, width=16, sharp=1.0)
