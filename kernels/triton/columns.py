@@ -24,11 +24,12 @@ from probe.kernels.band import counted_queries, queries_in_band
 from probe.kernels.contract import Band, Mask
 from probe.kernels.triton.edges import edges_kernel, whole_passes
 from probe.kernels.triton.exponentials import add_weights
+from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.scores import (
-    HIDDEN,
     LOG2E,
     Scoring,
     as_bytes,
+    hide_pairs,
     load_rows,
     load_whole,
     padded,
@@ -95,12 +96,8 @@ def received_kernel(
     UNROLL tiles of a pass share what a pass costs, and QUARTERS quarters of their columns are polynomials: one of each
     tile, and one more of the first ones.
     """
-    blocks = tl.cdiv(keys, COLS)
-    which = (tl.program_id(0) // blocks).to(tl.int64)
-    first_col = (tl.program_id(0) % blocks) * COLS
-    batch = which // heads
-    head = which % heads
-
+    which, batch, head, block = head_of_program(tl.cdiv(keys, COLS), heads)
+    first_col = block * COLS
     row = tl.arange(0, ROWS)
     j = first_col + tl.arange(0, COLS)
     key += batch * key_batch + head // group * key_head
@@ -133,9 +130,7 @@ def received_kernel(
             beyond = tl.load(offset + row)
             x = scores(q, k, slope, cap, CAPPED, PRECISION)
             if PAIRS:
-                at = pairs + row[:, None].to(tl.int64) * pairs_row + j[None, :].to(tl.int64) * pairs_col
-                shown = tl.load(at, mask=(j < keys)[None, :], other=0)
-                x = tl.where(shown != 0, x, HIDDEN)
+                x = hide_pairs(x, pairs + row.to(tl.int64) * pairs_row, pairs_col, j, keys)
             total, quarter, other = add_weights(
                 total, quarter, other, x, unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
             )

@@ -13,7 +13,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from probe.kernels.triton.scores import HIDDEN, hide_by_position, load_rows, scores
+from probe.kernels.triton.programs import head_of_program
+from probe.kernels.triton.scores import hide_by_position, hide_pairs, load_rows, scores
 
 
 @triton.jit
@@ -71,16 +72,12 @@ def edges_kernel(
 
     Rows are first_row <= i < last_row with near <= i + ahead - j <= far.
     """
-    blocks = tl.cdiv(keys, COLS)
-    which = (tl.program_id(0) // blocks).to(tl.int64)
-    first_col = (tl.program_id(0) % blocks) * COLS
-    batch = which // heads
-    head = which % heads
-
+    which, batch, head, block = head_of_program(tl.cdiv(keys, COLS), heads)
+    first_col = block * COLS
     j = first_col + tl.arange(0, COLS)
     query += batch * query_batch + head * query_head
     key += batch * key_batch + head // group * key_head
-    pairs += batch * pairs_batch + head * pairs_head + j[None, :].to(tl.int64) * pairs_col
+    pairs += batch * pairs_batch + head * pairs_head
     offset += which * queries
     k = tl.trans(load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST))
 
@@ -102,9 +99,7 @@ def edges_kernel(
         x = scores(q, k, slope, cap, CAPPED, PRECISION)
         x = hide_by_position(x, i + ahead, j, near, far, keys)
         if PAIRS:
-            exists = (i < end)[:, None] & (j < keys)[None, :]
-            shown = tl.load(pairs + i[:, None].to(tl.int64) * pairs_row, mask=exists, other=0)
-            x = tl.where(shown != 0, x, HIDDEN)
+            x = hide_pairs(x, pairs + tl.minimum(i, end - 1).to(tl.int64) * pairs_row, pairs_col, j, keys)
         total += tl.exp2(x * unit - beyond[:, None])
 
     tl.store(sums + which * keys + j, tl.sum(total, 0), mask=j < keys)

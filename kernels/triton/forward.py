@@ -75,9 +75,8 @@ def visit(
         k = load_rows(key, key_stride, key_dim, j, keys, WIDTH, DIMS, UPCAST)
         v = load_rows(value, value_stride, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     else:
-        key += start.to(tl.int64) * key_stride
+        k = load_whole(key + start.to(tl.int64) * key_stride, key_stride, key_dim, COLS, WIDTH, DIMS, UPCAST)
         value += start.to(tl.int64) * value_stride
-        k = load_whole(key, key_stride, key_dim, COLS, WIDTH, DIMS, UPCAST)
         v = load_whole(value, value_stride, value_dim, COLS, VALUE_WIDTH, VALUE_DIMS, UPCAST)
     x = products(q, k, slope, cap, CAPPED, PRECISION)
     if EDGE:

@@ -19,6 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from probe.kernels.contract import Mask
+from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.scores import (
     HIDDEN,
     Scoring,
@@ -91,11 +92,8 @@ def pooled_kernel(
     HIGH: tl.constexpr = ROWS // PIECE_ROWS  # pieces in a block
     BROAD: tl.constexpr = COLS // PIECE_COLS
     pieces = tl.cdiv(queries, tall) * down
-    blocks = tl.cdiv(pieces, HIGH)
-    which = (tl.program_id(0) // blocks).to(tl.int64)
-    first = (tl.program_id(0) % blocks) * HIGH
-    batch = which // heads
-    head = which % heads
+    which, batch, head, first = head_of_program(tl.cdiv(pieces, HIGH), heads)
+    first *= HIGH
     key += batch * key_batch + head // group * key_head
     kept += batch * kept_batch
     pairs += batch * pairs_batch + head * pairs_head

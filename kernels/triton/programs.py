@@ -11,6 +11,13 @@ import triton.language as tl
 
 
 @triton.jit
+def head_of_program(blocks, heads):
+    """(batch and head as one number, batch, head, block) of a program, where every head has so many blocks."""
+    which = (tl.program_id(0) // blocks).to(tl.int64)
+    return which, which // heads, which % heads, tl.program_id(0) % blocks
+
+
+@triton.jit
 def rows_of_program(program, queries, heads, pack, ROWS: tl.constexpr):
     """(batch, first head, block of rows; query and head for each of the ROWS rows).
 

@@ -11,6 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from probe.kernels.contract import Mask
+from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.rows import LN2
 from probe.kernels.triton.scores import (
     HIDDEN,
@@ -82,10 +83,7 @@ def tile_kernel(
     """found [batch, heads, rows, cols]: p of query first_row + r * row_step and key first_col + c * col_step."""
     wide = tl.cdiv(cols, COLS)
     blocks = wide * tl.cdiv(rows, ROWS)
-    which = (tl.program_id(0) // blocks).to(tl.int64)
-    block = tl.program_id(0) % blocks
-    batch = which // heads
-    head = which % heads
+    which, batch, head, block = head_of_program(blocks, heads)
 
     # what lies beyond the rectangle is made to lie beyond the map
     r = block // wide * ROWS + tl.arange(0, ROWS)
