@@ -91,8 +91,24 @@ def through_engine(bridge: TransformerBridge, *, implementation: str = "auto") -
             return forward(*args, **kwargs)
 
     twin.forward = engine_forward
+    object.__setattr__(bridge, "forward", _without_unasked_cache(bridge.forward))
     twin._probe_engaged = True
     return bridge
+
+
+def _without_unasked_cache(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """A bridge's forward that keeps every layer's keys and values only where they are returned or were asked for.
+
+    Left to the model's configuration they are kept in every call, and dropped with its output.
+    """
+
+    @functools.wraps(forward)
+    def lean(input: Any, return_type: str | None = "logits", *args: Any, **kwargs: Any) -> Any:
+        if return_type != "logits_and_cache":
+            kwargs.setdefault("use_cache", False)
+        return forward(input, return_type, *args, **kwargs)
+
+    return lean
 
 
 def _handed_on(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:

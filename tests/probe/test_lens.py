@@ -170,6 +170,29 @@ def test_generation_under_an_intervention_is_the_models_own(small):
 
 
 @torch.no_grad()
+def test_keys_and_values_are_kept_where_they_are_asked_for_only(small):
+    lens, ids, kept = small.lens, some_ids(), []
+
+    def see(module, args, kwargs):
+        kept.append(kwargs.get("past_key_values") is not None or kwargs.get("layer_past") is not None)
+
+    attention = next(block.attn for block in lens.blocks if hasattr(block, "attn"))
+    handle = attention.register_forward_pre_hook(see, with_kwargs=True)
+    try:
+        logits = lens(ids)
+        lens.run_with_cache(ids, names_filter="blocks.0.attn.hook_z")
+        assert kept == [False, False]
+        first, cache = lens(ids[:, :-1], return_type="logits_and_cache")
+        last, _ = lens(ids[:, -1:], "logits_and_cache", past_key_values=cache)
+        assert kept[2:] == [True, True]
+        lens(ids, use_cache=True)
+        assert kept[4:] == [True]
+    finally:
+        handle.remove()
+    torch.testing.assert_close(torch.cat([first, last], 1), logits, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
 def test_per_head_results_sum_to_what_the_attention_writes(small):
     if not small.lens.blocks[0].attn.supports_attn_result:
         pytest.skip("TransformerLens gives no per-head results for this architecture")
