@@ -18,6 +18,8 @@ from probe.kernels.triton.tiles import Tiles, decode_tiles, forward_tiles
 CAPABILITIES = (80, 90, 100)
 WIDTHS = (64, 128)
 TOKENS = 4096
+HEADS, KV_HEADS = 8, 2
+PACK = HEADS // KV_HEADS  # which a forward kernel has in one tile
 
 Case = Callable[[int, tuple[int, int]], object]
 
@@ -27,9 +29,9 @@ SCORING = {"mask": Mask(), "scale": 0.125, "softcap": None}
 
 def tensors(width: int, queries: int = TOKENS) -> tuple[Tensor, Tensor, Tensor]:
     """query, key and lse of `width`, in float16, without storage; a value looks as a key does."""
-    query = torch.empty(1, 8, queries, width, dtype=torch.float16, device="meta")
-    key = torch.empty(1, 2, TOKENS, width, dtype=torch.float16, device="meta")
-    return query, key, torch.empty(1, 8, queries, device="meta")
+    query = torch.empty(1, HEADS, queries, width, dtype=torch.float16, device="meta")
+    key = torch.empty(1, KV_HEADS, TOKENS, width, dtype=torch.float16, device="meta")
+    return query, key, torch.empty(1, HEADS, queries, device="meta")
 
 
 def key_sets(count: int) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from probe.benchmarks.artefacts.build import Artefact
-from probe.benchmarks.artefacts.cases import TOKENS
-from probe.benchmarks.artefacts.predict import DEVICES, apart, busy, overlapped
+from probe.benchmarks.artefacts.cases import PACK, TOKENS
+from probe.benchmarks.artefacts.predict import DEVICES, apart, busy, causal_pairs, overlapped, swept_pairs
 from probe.benchmarks.artefacts.sass import PIPES
 
 ROWS_TARGET, COLUMNS_TARGET = 1.15, 1.6
+EDGES = "edges_kernel"
+TEXTS = (1024, 4096, 16_384, 65_536)
 
 HEAD = """# What the Triton kernels compile to
 
@@ -74,6 +76,13 @@ PUBLISHED = (
 )
 # Dense TFLOP/s in half precision, from NVIDIA's data sheets.
 NOMINAL = {90: 989.4, 100: 2250.0}
+
+WHOLE = """
+Those are of the main loops. A causal text has tiles at the edge of the mask as well, fewer of all the longer it is, and
+the column sweep has more of them than plain attention: a pass that needs no mask is 64 to 256 rows high and 128 or 256
+keys wide. Plain and received, apart, with all tiles that both compute, those of the sweep's edges at the cost of their
+own kernel, and those of plain attention's at the cost of its main loop, which spares it:
+"""
 
 TRIED = """
 What it took, and what stands in the way:
@@ -163,7 +172,7 @@ def published() -> str:
 
 def overheads(artefacts: list[Artefact]) -> str:
     """Predicted cycles of plain attention, and how many times as many statistics take, both ways of counting."""
-    by_case = {(a.case, a.capability, a.width): a for a in artefacts if a.loops}
+    by_case = main_kernels(artefacts)
     rows = []
     for (case, capability, width), plain in by_case.items():
         if case != "plain":
@@ -181,6 +190,27 @@ def overheads(artefacts: list[Artefact]) -> str:
     return table([*head, "plain, overlapped", *(f"{name}, overlapped" for name in ratios)], rows)
 
 
+def main_kernels(artefacts: list[Artefact]) -> dict[tuple[str, int, int], Artefact]:
+    """The kernel that does most of each case, by case, capability and width."""
+    return {(a.case, a.capability, a.width): a for a in artefacts if a.loops and a.kernel != EDGES}
+
+
+def whole_texts(artefacts: list[Artefact]) -> str:
+    """How many times as long as plain attention it takes with columns, tiles at the edge of the mask counted too."""
+    by_case = main_kernels(artefacts)
+    rows = []
+    for edges in (a for a in artefacts if a.kernel == EDGES):
+        where = edges.capability, edges.width
+        base, sweep = best(artefacts, *where, apart), by_case[("received", *where)]
+        cells: list[object] = [device_name(edges), edges.width]
+        for tokens in TEXTS:
+            whole, cut = swept_pairs(edges, tokens)
+            columns = whole * apart(sweep) + cut * apart(edges)
+            cells.append(f"{1 + columns / (causal_pairs(base, tokens, pack=PACK) * apart(base)):.2f}")
+        rows.append(cells)
+    return table(("device", "head size", *(f"{tokens:,} tokens" for tokens in TEXTS)), rows)
+
+
 def busiest(artefact: Artefact) -> str:
     """The part of the multiprocessor that the main loop waits for."""
     cycles = busy(artefact)
@@ -189,7 +219,7 @@ def busiest(artefact: Artefact) -> str:
 
 def verdict(artefacts: list[Artefact]) -> str:
     """Which targets are met both ways of counting, which only by the prediction, and which are missed."""
-    by_case = {(a.case, a.capability, a.width): a for a in artefacts if a.loops}
+    by_case = main_kernels(artefacts)
     lines = []
     for name, target, case in (
         ("row statistics", ROWS_TARGET, "rows"),
@@ -218,6 +248,8 @@ def page(artefacts: list[Artefact], versions: str) -> str:
         overheads(artefacts),
         "\nAgainst the targets:\n\n",
         verdict(artefacts),
+        WHOLE,
+        whole_texts(artefacts),
         TRIED,
     ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)

@@ -10,6 +10,7 @@ memory by themselves, tiles that carry a mask, and the clock, which falls under 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 
 from probe.benchmarks.artefacts.build import Artefact
 
@@ -72,3 +73,25 @@ def apart(artefact: Artefact) -> float:
     """Cycles for 1,000 query-key pairs if products wait for all else, and all else for them."""
     cycles = busy(artefact)
     return cycles.pop("products") + max(cycles.values())
+
+
+def causal_pairs(artefact: Artefact, tokens: int, *, pack: int) -> int:
+    """Query-key pairs of a head that a forward kernel computes for a causal text: whole tiles up to the diagonal.
+
+    pack: how many heads share the rows of its tiles.
+    """
+    rows, cols = artefact.constants["ROWS"] // pack, artefact.constants["COLS"]
+    ends = (min(first + rows, tokens) for first in range(0, tokens, rows))
+    return sum(rows * cols * ceil(end / cols) for end in ends)
+
+
+def swept_pairs(edges: Artefact, tokens: int) -> tuple[int, int]:
+    """Of a head that the column sweep computes for a causal text: pairs of whole passes, and of tiles at the edges."""
+    rows, cols, block, step = (edges.constants[name] for name in ("ROWS", "COLS", "BLOCK", "STEP"))
+    whole = cut = 0
+    for first in range(0, tokens, block):
+        swept = max(tokens - (first + block - 1), 0) // step * step
+        whole += swept * block
+        for start in range(first, min(first + block, tokens), cols):
+            cut += ceil((tokens - swept - start) / rows) * rows * cols
+    return whole, cut

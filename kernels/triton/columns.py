@@ -1,10 +1,9 @@
 """What each key receives: column sums of p in a second sweep over the scores, from the lse of the first.
 
 A program holds a block of keys and streams the queries that may see it. Every bound on i - j (causal, window, band) is
-one interval, so most tiles need no mask: this file is about those, and `edges` about what is left at both ends. A query
-that does not count has an offset of +inf, and a key that is padding is cleared afterwards: neither costs the loop
-anything. For each pair the loop does half of attention's matrix products, one multiply-add, one exponential and one
-addition.
+one interval, so most tiles need no mask: this file is about those, and `edges` about what is left. A query that does
+not count has an offset of +inf, and a key that is padding is cleared afterwards: neither costs the loop anything. For
+each pair the loop does half of attention's matrix products, one multiply-add, one exponential and one addition.
 """
 
 # What a launch passes for a constexpr, and what a kernel loops over, pyright does not understand.
@@ -105,8 +104,8 @@ def received_kernel(
     sums += which * keys
     k = tl.trans(load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST))
 
-    start, passes = whole_passes(first_col, ahead, near, far, first_row, last_row, COLS, ROWS * UNROLL)
-    start = start.to(tl.int64)
+    passes, stop = whole_passes(first_col, ahead, near, far, first_row, last_row, COLS, ROWS * UNROLL)
+    start = (stop - passes * (ROWS * UNROLL)).to(tl.int64)
     # pointers that a tile moves on take the loop less than those that it makes from an index
     query += batch * query_batch + head * query_head + start * query_row
     offset += which * queries + start

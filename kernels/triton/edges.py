@@ -14,15 +14,18 @@ import triton
 import triton.language as tl
 
 from probe.kernels.triton.programs import head_of_program
-from probe.kernels.triton.scores import hide_by_position, hide_pairs, load_rows, scores
+from probe.kernels.triton.scores import HIDDEN, hide_pairs, load_rows, scores
 
 
 @triton.jit
 def whole_passes(first_col, ahead, near, far, first_row, last_row, COLS: tl.constexpr, STEP: tl.constexpr):
-    """(first row, number) of the passes of STEP rows that each of the COLS keys from first_col on counts."""
+    """(number, end) of the passes of STEP rows that each of the COLS keys from first_col on counts.
+
+    They end with the last row that counts: a causal map then has edges at one end only.
+    """
     start = tl.maximum(first_row, first_col + COLS - 1 - ahead + near)
     stop = tl.minimum(last_row, first_col - ahead + far + 1)
-    return start, tl.maximum(stop - start, 0) // STEP
+    return tl.maximum(stop - start, 0) // STEP, stop
 
 
 @triton.jit
@@ -84,10 +87,10 @@ def edges_kernel(
     # the rows that any of the keys counts, less those of whole passes
     start = tl.maximum(first_row, first_col - ahead + near)
     stop = tl.minimum(last_row, tl.minimum(first_col + COLS, keys) - ahead + far)
-    first, passes = whole_passes(first_col // BLOCK * BLOCK, ahead, near, far, first_row, last_row, BLOCK, STEP)
-    first = tl.minimum(first, stop)
-    resume = first + passes * STEP
-    before = tl.cdiv(tl.maximum(first - start, 0), ROWS)
+    passes, resume = whole_passes(first_col // BLOCK * BLOCK, ahead, near, far, first_row, last_row, BLOCK, STEP)
+    resume = tl.maximum(resume, start)
+    first = resume - passes * STEP
+    before = tl.cdiv(first - start, ROWS)
     after = tl.cdiv(tl.maximum(stop - resume, 0), ROWS)
 
     total = tl.zeros([ROWS, COLS], tl.float32)
@@ -97,7 +100,11 @@ def edges_kernel(
         q = load_rows(query, query_row, query_dim, i, end, WIDTH, DIMS, UPCAST)
         beyond = tl.load(offset + i, mask=i < end, other=float("inf"))
         x = scores(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide_by_position(x, i + ahead, j, near, far, keys)
+        # Bounds for each row rather than the distance of each pair (`hide_by_position`): a fifth fewer instructions.
+        # What keys beyond the last receive is not stored, but without that bound the compiler makes more of the rest.
+        low = i + ahead - far
+        high = tl.minimum(i + ahead - near, keys - 1)
+        x = tl.where((low[:, None] <= j[None, :]) & (j[None, :] <= high[:, None]), x, HIDDEN)
         if PAIRS:
             x = hide_pairs(x, pairs + tl.minimum(i, end - 1).to(tl.int64) * pairs_row, pairs_col, j, keys)
         total += tl.exp2(x * unit - beyond[:, None])

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from probe.benchmarks.artefacts.build import Artefact
-from probe.benchmarks.artefacts.page import page, published, verdict
+from probe.benchmarks.artefacts.page import page, published, verdict, whole_texts
 
 PLAIN = Artefact(
     case="plain",
@@ -33,7 +33,10 @@ def artefacts(fp32_of_rows: int) -> list[Artefact]:
     """Plain and with statistics: products keep 128 cycles busy, exponentials 128, issue as many as instructions."""
     rows = replace(PLAIN, case="rows", mix=PLAIN.mix | {"fp32": fp32_of_rows}, registers=120)
     sweep = {"constants": {"ROWS": 64, "COLS": 32, "DIMS": 64}, "mix": PLAIN.mix | {"mufu": 8, "fp32": 20}}
-    return [PLAIN, rows, replace(rows, case="rows and 4 sets"), replace(PLAIN, case="received", **sweep)]
+    received = replace(PLAIN, case="received", **sweep)
+    edges = {"ROWS": 32, "COLS": 64, "BLOCK": 64, "STEP": 64, "DIMS": 64}
+    slow = replace(received, kernel="edges_kernel", constants=edges, mix=received.mix | {"mufu": 100})
+    return [PLAIN, rows, replace(rows, case="rows and 4 sets"), received, slow]
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,11 @@ def test_the_page_has_every_kernel_and_says_that_nothing_ran():
     assert "| rows: `forward_kernel` | H100 (9.0) | 64 | 64 x 32 | 4 | 120 | 32 of 227 | 0 | 2 |" in text
     assert "| received: `forward_kernel` | H100 (9.0) | 64 | 0.25 | 0.50 | 1.25 | 1.25 | 0.25 | 1.00 | 4.50 |" in text
     assert "| H100 (9.0) | 64 | 125 |" in text and "| 62, products |" in text
+
+
+def test_whole_texts_count_the_edges_of_the_mask():
+    """Of 1,024 keys, 16 blocks of 64: 120 passes of 64 rows at 136 cycles for 2,048 pairs, 16 tiles at the edge at
+    864. Plain attention: 16 queries a tile, 2 + 4 + ... + 64 tiles of 32 keys at 256."""
+    ratio = 1 + 64 * 64 * (120 * 136 + 16 * 864) / (16 * 32 * 1056 * 256)
+    (row,) = (line for line in whole_texts(artefacts(90)).splitlines() if line.startswith("| H100"))
+    assert row.startswith(f"| H100 (9.0) | 64 | {ratio:.2f} |") and row.endswith("| 1.54 |")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from probe.benchmarks.artefacts.build import Artefact
-from probe.benchmarks.artefacts.predict import apart, busy, overlapped
+from probe.benchmarks.artefacts.predict import apart, busy, causal_pairs, overlapped, swept_pairs
 
 
 def artefact(**changes) -> Artefact:
@@ -62,3 +62,15 @@ def test_older_devices_multiply_and_add_more_slowly():
     assert older["products"] == 4 * newer["products"]
     assert older["fp32"] == 2 * newer["fp32"]
     assert older["exponentials"] == newer["exponentials"]
+
+
+def test_plain_attention_computes_whole_tiles_up_to_the_diagonal():
+    """16 queries of 4 heads in the 64 rows of a tile: blocks that end at 16, 32 and 40 need 1, 1 and 2 tiles."""
+    assert causal_pairs(artefact(), 40, pack=4) == 16 * 32 * (1 + 1 + 2)
+
+
+def test_the_column_sweep_computes_whole_passes_and_the_rows_before_them():
+    """Blocks of 32 keys, of 100 rows, in passes of 32: two passes end at row 100 for the first block, and so on."""
+    edges = artefact(constants={"ROWS": 16, "COLS": 16, "BLOCK": 32, "STEP": 32})
+    before = [(48, 32), (48, 32), (48, 32), (16,)]  # rows for each 16 keys of a block, in tiles of 16
+    assert swept_pairs(edges, 100) == ((64 + 32) * 32, 16 * sum(map(sum, before)))
