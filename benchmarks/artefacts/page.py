@@ -81,7 +81,8 @@ WHOLE = """
 Those are of the main loops. A causal text has tiles at the edge of the mask as well, fewer of all the longer it is, and
 the column sweep has more of them than plain attention: a pass that needs no mask is 64 to 256 rows high and 128 or 256
 keys wide. Plain and received, apart, with all tiles that both compute, those of the sweep's edges at the cost of their
-own kernel, and those of plain attention's at the cost of its main loop, which spares it:
+own kernel, and those of plain attention's at the cost of its main loop, which spares it. Edges have 64 rows a tile, and
+it is not counted that the B200's tensor cores may be half idle then:
 """
 
 TRIED = """
