@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.analyses.figure_style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, styled
+from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, styled
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

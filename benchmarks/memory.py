@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from probe.manifest import peak_memory
+from probe.saving.manifest import peak_memory
 
 STATUS = Path("/proc/self/status")
 SPARE = 300 * 10**6

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.benchmarks.kernel_cases import WINDOW, Work
 from probe.benchmarks.plan import Case, Settings
-from probe.sources import load_weights, resolve
+from probe.loading.sources import load_weights, resolve
 
 STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top", "received")
 SHORT = 8
@@ -61,7 +61,7 @@ def ours(settings: Settings, length: int, *, method: str, implementation: str) -
     """Every statistic but key sets and pooled maps, of all heads of all layers; or no statistic, and ACT."""
     import probe
     from probe.interventions import CalibrateSinks
-    from probe.manifest import attention
+    from probe.saving.manifest import attention
 
     model = probe.load(
         settings.model,

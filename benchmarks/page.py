@@ -7,11 +7,11 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from probe.atomic import write_text
 from probe.benchmarks.figures import size
 from probe.benchmarks.record import Benchmark
 from probe.benchmarks.tables import Table, errors, machine, seconds, times, wide
-from probe.figures import save_pictures
+from probe.figures.pages import save_pictures
+from probe.saving.atomic import write_text
 
 HEADINGS = {"kernels": "Attention alone", "model": "Whole models"}
 WHAT = {

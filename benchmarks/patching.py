@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import probe
-from probe.analyses.tasks.registry import task
+from probe.analyses.circuits.tasks.registry import task
 from probe.heads import Head
 from probe.models import Model
-from probe.pairs import Pairs
+from probe.patching.pairs import Pairs
 from probe.patching.paths import to_logits
 
 BATCH = 40

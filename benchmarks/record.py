@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from probe.results import Result
+from probe.saving.results import Result
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

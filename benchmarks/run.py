@@ -27,9 +27,9 @@ from probe.benchmarks.record import Benchmark
 from probe.errors import UsageError
 from probe.kernels.attend import chosen
 from probe.kernels.contract import Request
-from probe.manifest import Manifest, hardware, peak_memory, versions
-from probe.runs import RunFolder
-from probe.sources import resolve, weights_hash
+from probe.loading.sources import resolve, weights_hash
+from probe.saving.manifest import Manifest, hardware, peak_memory, versions
+from probe.saving.runs import RunFolder
 
 PEER_LIBRARIES = ("transformers", "transformer-lens", "nnsight", "triton")
 Progress = Callable[[int, int], None]

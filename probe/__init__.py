@@ -6,7 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from probe.capture import Capture as Capture
+    from probe.doors.wrapping import wrap as wrap
+    from probe.engine.capture import Capture as Capture
+    from probe.engine.recording import AttentionStats as AttentionStats
     from probe.errors import ProbeError as ProbeError
     from probe.errors import UsageError as UsageError
     from probe.heads import Head as Head
@@ -21,17 +23,15 @@ if TYPE_CHECKING:
     from probe.kernels.contract import Request as Request
     from probe.models import Model as Model
     from probe.models import load as load
-    from probe.recording import AttentionStats as AttentionStats
-    from probe.results import Result as Result
+    from probe.saving.results import Result as Result
     from probe.tokens import Tokens as Tokens
-    from probe.wrapping import wrap as wrap
 
 # Imported on first use, so that `import probe` and the command line's --help stay instant.
 _HOMES = {
-    "AttentionStats": "probe.recording",
+    "AttentionStats": "probe.engine.recording",
     "Band": "probe.kernels.contract",
     "CalibrateSinks": "probe.interventions",
-    "Capture": "probe.capture",
+    "Capture": "probe.engine.capture",
     "ForceAttention": "probe.interventions",
     "Head": "probe.heads",
     "Mask": "probe.kernels.contract",
@@ -41,12 +41,12 @@ _HOMES = {
     "PruneHeads": "probe.interventions",
     "Redistribute": "probe.interventions",
     "Request": "probe.kernels.contract",
-    "Result": "probe.results",
+    "Result": "probe.saving.results",
     "ScaleHeads": "probe.interventions",
     "Tokens": "probe.tokens",
     "UsageError": "probe.errors",
     "load": "probe.models",
-    "wrap": "probe.wrapping",
+    "wrap": "probe.doors.wrapping",
 }
 
 __all__ = [

@@ -14,18 +14,19 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from probe import decoding, manifest
-from probe.attention import engaged, interventions_on, text_config
-from probe.capture import Capture, Capturing
+from probe.engine import decoding
+from probe.engine.attention import engaged, interventions_on, text_config
+from probe.engine.capture import Capture, Capturing
+from probe.engine.recording import AttentionStats, Recording, request_for
+from probe.engine.residual import ResidualStream
+from probe.engine.seam import Seam, check_seam
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import HeadOutputs, RecordOutputs
 from probe.kernels.contract import Request
-from probe.recording import AttentionStats, Recording, request_for
-from probe.residual import ResidualStream
-from probe.seam import Seam, check_seam
-from probe.sources import Source, load_weights, resolve
+from probe.loading.sources import Source, load_weights, resolve
+from probe.saving import manifest
 from probe.tokens import Tokens, chat, filler, ids_hash, padded, tokenize
 
 if TYPE_CHECKING:
@@ -121,15 +122,15 @@ class Model:
 
     @cached_property
     def lens(self) -> TransformerBridge:
-        """A TransformerLens bridge over the same weights, built on first use; probe.lens says what runs when."""
-        from probe.lens import lens
+        """A TransformerLens bridge over the same weights, built on first use; probe.doors.lens says what runs when."""
+        from probe.doors.lens import lens
 
         return lens(self.hf, self.tokenizer, implementation=self.implementation)
 
     @cached_property
     def nnsight(self) -> TransformersModel:
         """An nnsight model over `hf` itself, built on first use."""
-        from probe.tracing import traced
+        from probe.doors.tracing import traced
 
         return traced(self.hf, self.tokenizer)
 

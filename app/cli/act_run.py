@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 import probe
-from probe.analyses import act, classification
+from probe.analyses.act import classification
+from probe.analyses.act import result as act
 from probe.app.cli.intervene import Options
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import show
-from probe.figures import save_pictures
-from probe.jsonable import dumps, plain
-from probe.runs import RunFolder, default_folder
+from probe.figures.pages import save_pictures
+from probe.saving.jsonable import dumps, plain
+from probe.saving.runs import RunFolder, default_folder
 
 
 def main(options: Options) -> None:

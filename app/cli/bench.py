@@ -117,8 +117,8 @@ def command(
     from probe.app.cli.progress import bar, continuing, note
     from probe.benchmarks.plan import Settings
     from probe.benchmarks.run import check_device, config, run
-    from probe.figures import save_pictures
-    from probe.runs import default_folder
+    from probe.figures.pages import save_pictures
+    from probe.saving.runs import default_folder
 
     settings = Settings(
         threads=threads or torch.get_num_threads(),

@@ -11,7 +11,7 @@ from probe.app.cli.tables import show
 from probe.benchmarks.plan import Settings
 from probe.benchmarks.record import Benchmark
 from probe.benchmarks.tables import errors, long, machine
-from probe.jsonable import dumps, plain
+from probe.saving.jsonable import dumps, plain
 
 
 def opening(settings: Settings, folder: Path) -> list[str]:

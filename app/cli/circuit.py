@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from probe.analyses.tasks import NAMES
+from probe.analyses.circuits.tasks import NAMES
 from probe.app.cli.options import Shared, shared
 
 

@@ -10,18 +10,19 @@ from typing import Any
 import click
 
 import probe
-from probe.analyses import circuit_costs as costs
-from probe.analyses import circuits, edge_circuits
-from probe.analyses import repair as repairs
-from probe.analyses import reuse as comparisons
+from probe.analyses.circuits import costs
+from probe.analyses.circuits.edges import result as edge_circuits
+from probe.analyses.circuits.repair import result as repairs
+from probe.analyses.circuits.reuse import result as comparisons
+from probe.analyses.circuits.search import result as circuits
 from probe.app.cli.circuit import EdgeOptions, RepairOptions, ReuseOptions, SearchOptions
 from probe.app.cli.options import Shared
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import duration, show, size
-from probe.figures import save_pictures
-from probe.jsonable import dumps, plain
-from probe.results import Result
-from probe.runs import RunFolder, default_folder
+from probe.figures.pages import save_pictures
+from probe.saving.jsonable import dumps, plain
+from probe.saving.results import Result
+from probe.saving.runs import RunFolder, default_folder
 
 SHOWN = {
     "stage": "stage",

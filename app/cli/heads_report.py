@@ -8,16 +8,16 @@ from typing import Any
 
 import click
 
-from probe.analyses.catalogue import HeadCatalogue
-from probe.analyses.costs import estimate
-from probe.analyses.figure_style import decimal
-from probe.analyses.head_tables import label
-from probe.analyses.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
+from probe.analyses.heads.catalogue import HeadCatalogue
+from probe.analyses.heads.costs import estimate
+from probe.analyses.heads.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
+from probe.analyses.measures.head_tables import label
 from probe.app.cli.heads_run import Found, Job
 from probe.app.cli.tables import duration, show, size
+from probe.figures.style import decimal
 from probe.heads import Head
-from probe.jsonable import dumps, plain
-from probe.manifest import attention
+from probe.saving.jsonable import dumps, plain
+from probe.saving.manifest import attention
 
 GROUPS = ("top", "random", "same layers")
 PRUNED = {

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any
 
 import probe
-from probe.analyses import comparison, haystacks, needles, retrieval_heads, validation
-from probe.analyses.catalogue import HeadCatalogue, catalogue
-from probe.analyses.comparison import Comparison
-from probe.analyses.needle_runs import Plan
-from probe.analyses.retrieval_heads import RetrievalHeads
-from probe.analyses.validation import Validation
+from probe.analyses.heads import comparison, needles, validation
+from probe.analyses.heads import retrieval as retrieval_heads
+from probe.analyses.heads.catalogue import HeadCatalogue, catalogue
+from probe.analyses.heads.comparison import Comparison
+from probe.analyses.heads.needle_runs import Plan
+from probe.analyses.heads.retrieval import RetrievalHeads
+from probe.analyses.heads.validation import Validation
+from probe.analyses.texts import haystacks
 from probe.app.cli.heads import Options
 from probe.app.cli.progress import bar, continuing
 from probe.errors import UsageError
-from probe.figures import save_pictures
-from probe.manifest import weights_hash
+from probe.figures.pages import save_pictures
 from probe.models import Model
-from probe.results import Result
-from probe.runs import RunFolder, default_folder
+from probe.saving.manifest import weights_hash
+from probe.saving.results import Result
+from probe.saving.runs import RunFolder, default_folder
 
 KS = (5, 10, 20, 30)
 """How many of the best heads --validate prunes, where the model has twice as many."""

@@ -19,7 +19,7 @@ def command(as_json: bool) -> None:
     These are the short names and the local Hugging Face cache. Any Hugging Face id, checkpoint folder or .gguf file
     works as --model too. HF_HOME says where that cache is; HF_HUB_OFFLINE=1 keeps probe from asking the hub.
     """
-    from probe.sources import catalog
+    from probe.loading.sources import catalog
 
     entries = catalog()
     if as_json:

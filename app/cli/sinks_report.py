@@ -8,20 +8,21 @@ from pathlib import Path
 import click
 
 import probe
-from probe.analyses import sink_texts, sinks
-from probe.analyses.costs import measure, operations
-from probe.analyses.figure_style import decimal
-from probe.analyses.sink_runs import CONDITIONS
-from probe.analyses.sinks import Settings, Sinks
+from probe.analyses.heads.costs import measure, operations
+from probe.analyses.sinks import result as sinks
+from probe.analyses.sinks import texts as sink_texts
+from probe.analyses.sinks.passes import CONDITIONS
+from probe.analyses.sinks.result import Settings, Sinks
 from probe.app.cli.progress import bar, continuing
 from probe.app.cli.sinks import Options
 from probe.app.cli.tables import duration, show
 from probe.errors import UsageError
-from probe.figures import save_pictures
-from probe.jsonable import dumps, plain
-from probe.manifest import attention
+from probe.figures.pages import save_pictures
+from probe.figures.style import decimal
 from probe.models import Model
-from probe.runs import default_folder
+from probe.saving.jsonable import dumps, plain
+from probe.saving.manifest import attention
+from probe.saving.runs import default_folder
 
 
 @dataclass(frozen=True, kw_only=True)

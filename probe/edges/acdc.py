@@ -29,7 +29,7 @@ from probe.edges.patched import Patched
 from probe.edges.sides import batch_size
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
-from probe.pairs import Pairs
+from probe.patching.pairs import Pairs
 
 Metric = Literal["kl", "difference"]
 Unit = Literal["edge", "block"]

@@ -35,8 +35,8 @@ from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import AttentionCall
-from probe.pairs import Pairs
 from probe.patching.nodes import MLP
+from probe.patching.pairs import Pairs
 
 Points = Literal["left", "midpoint", "right"]
 Progress = Callable[[int, int], None]

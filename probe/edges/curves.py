@@ -26,7 +26,7 @@ from probe.edges.patched import logit_differences
 from probe.edges.scores import EdgeScores, Ranking
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
-from probe.pairs import Pairs
+from probe.patching.pairs import Pairs
 
 if TYPE_CHECKING:
     import pandas as pd

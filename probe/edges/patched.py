@@ -25,8 +25,8 @@ from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.interventions.base import AttentionCall
-from probe.pairs import Pairs
 from probe.patching.effects import Effects, joined
+from probe.patching.pairs import Pairs
 
 Progress = Callable[[int, int], None]
 

@@ -28,15 +28,15 @@ from probe.heads import Head
 from probe.interventions.base import AttentionCall, Intervention, OnHeads
 from probe.interventions.pattern import Pattern
 from probe.interventions.redistribution import check_kept, redistribute
+from probe.interventions.sink_rules import RULES, Rule, initial, sinks
 from probe.kernels.contract import Band, Request
-from probe.sink_rules import RULES, Rule, initial, sinks
 
 
 @dataclass(frozen=True)
 class CalibrateSinks(OnHeads):
     """ACT on these heads; the defaults are the paper's, `CalibrateSinks.release(heads)` is the released code's.
 
-    beta: the share of their weight that sinks keep. rule, threshold, min_rows: what a sink is (`probe.sink_rules`).
+    beta: the share of their weight that sinks keep. rule, threshold, min_rows: what a sink is (`sink_rules`).
     spare: what is never calibrated, the first token of the text or the first key that the rule flags.
     prefix: how many positions from the start to find sinks in, None for the whole prompt.
     """

@@ -23,7 +23,7 @@ from probe.patching.runs import activations
 
 if TYPE_CHECKING:
     from probe.models import Model
-    from probe.pairs import Pairs
+    from probe.patching.pairs import Pairs
 
 
 def attribution(

@@ -10,7 +10,7 @@ from torch import Tensor
 from probe.errors import UsageError
 
 if TYPE_CHECKING:
-    from probe.pairs import Pairs
+    from probe.patching.pairs import Pairs
 
 END, ALL = "END", "all"
 

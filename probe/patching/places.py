@@ -24,7 +24,7 @@ from probe.patching.runs import Activations, Tail, activations, first_difference
 
 if TYPE_CHECKING:
     from probe.models import Model
-    from probe.pairs import Pairs
+    from probe.patching.pairs import Pairs
 
 Progress = Callable[[int, int], None]
 

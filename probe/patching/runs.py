@@ -20,14 +20,14 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
-from probe.attention import engaged
-from probe.decoding import repeat
+from probe.engine.attention import engaged
+from probe.engine.decoding import repeat
 from probe.interventions.base import AttentionCall, Intervention
 
 if TYPE_CHECKING:
+    from probe.engine.residual import ResidualStream
     from probe.models import Model
-    from probe.pairs import Pairs
-    from probe.residual import ResidualStream
+    from probe.patching.pairs import Pairs
 
 TOKENS = 1600
 """Tokens of a batch, copies times prompts times columns; what is held grows with it."""

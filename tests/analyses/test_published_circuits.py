@@ -7,9 +7,9 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 
 import probe
-from probe.analyses.knockout import Bench
-from probe.analyses.reuse import weighted
-from probe.analyses.tasks.registry import task
+from probe.analyses.circuits.knockout import Bench
+from probe.analyses.circuits.reuse.result import weighted
+from probe.analyses.circuits.tasks.registry import task
 from probe.heads import Head
 from probe.patching.attribution import attribution
 from probe.patching.nodes import queries

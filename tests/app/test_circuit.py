@@ -8,9 +8,9 @@ import re
 import pytest
 
 import probe
-from probe.analyses import edge_circuits
-from probe.analyses.circuits import Circuit
-from probe.analyses.edge_circuits import Edges
+from probe.analyses.circuits.edges import result as edge_circuits
+from probe.analyses.circuits.edges.result import Edges
+from probe.analyses.circuits.search.result import Circuit
 from probe.app import cli
 from probe.patching.nodes import MLP
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import probe
-from probe.analyses.catalogue import HeadCatalogue
-from probe.analyses.retrieval_heads import RetrievalHeads
+from probe.analyses.heads.catalogue import HeadCatalogue
+from probe.analyses.heads.retrieval import RetrievalHeads
 from probe.app import cli
-from probe.results import Result
+from probe.saving.results import Result
 
 ROOT = Path(__file__).parent.parent.parent
 SMALL = ["heads", "--lengths", "300", "--depths", "50"]

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from probe.analyses.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
+from probe.analyses.heads.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
 from probe.app.cli import heads_report
 from probe.heads import Head
-from probe.manifest import Manifest
+from probe.saving.manifest import Manifest
 
 
 def checked(phase: str) -> Validation:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import probe
-from probe.analyses.act import Calibration
+from probe.analyses.act.result import Calibration
 from probe.app import cli
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 import probe
-from probe.analyses.sinks import Sinks
+from probe.analyses.sinks.result import Sinks
 from probe.app import cli
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.analyses.tasks.registry import task
+from probe.analyses.circuits.tasks.registry import task
 from probe.benchmarks.patching import Comparison, compare
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from probe import ProbeError
-from probe.attention import engaged, text_config
+from probe.engine.attention import engaged, text_config
+from probe.engine.recording import AttentionStats, Recording
+from probe.engine.seam import check_seam
 from probe.kernels.contract import Band, Request
-from probe.recording import AttentionStats, Recording
-from probe.seam import check_seam
 from tests.probe.architectures import BUILDERS, BYPASSES, VOCAB, build
 
 LENGTH, PROMPT, W, TOP = 20, 13, 4, 3

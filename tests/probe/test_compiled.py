@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probe.attention import engaged
+from probe.engine.attention import engaged
+from probe.engine.recording import Recording
 from probe.heads import Head
 from probe.interventions.prune import PruneHeads
 from probe.kernels.contract import Band, Request
-from probe.recording import Recording
 from tests.probe.architectures import VOCAB, build
 
 

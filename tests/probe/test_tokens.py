@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
-from probe.embedded import packaged, unpacked
 from probe.errors import ProbeError, UsageError
+from probe.loading.embedded import packaged, unpacked
 from probe.tokens import Tokens, chat, tokenize
 
 SYSTEM = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"

@@ -26,8 +26,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import probe
-from probe.pairs import Pairs
-from tests.probe.doors import tiny_tokenizer
+from probe.patching.pairs import Pairs
+from tests.probe.every_door import tiny_tokenizer
 
 PAD, A, B, END = range(4)
 S2 = 2

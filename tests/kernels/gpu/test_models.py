@@ -6,9 +6,9 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from probe.attention import engaged
+from probe.engine.attention import engaged
+from probe.engine.recording import Recording
 from probe.kernels.contract import Band, Request
-from probe.recording import Recording
 from tests.probe.architectures import BUILDERS, VOCAB, build
 
 PREFILL, STEPS = 100, 8

@@ -6,10 +6,10 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from probe.attention import engaged
+from probe.engine.attention import engaged
+from probe.engine.recording import Recording
 from probe.kernels.contract import Band, Request
 from probe.kernels.triton import attention as in_triton
-from probe.recording import Recording
 from tests.probe.architectures import VOCAB, build
 
 pytest.importorskip("triton")

@@ -11,8 +11,8 @@ from probe.edges.graph import EMBEDDING, EdgeCircuit
 from probe.edges.patched import Patched, logit_differences
 from probe.edges.wiring import Wiring
 from probe.interventions.base import Intervention
-from probe.pairs import Pairs
 from probe.patching.nodes import MLP, Input
+from probe.patching.pairs import Pairs
 from tests.probe.edges.wired import NAMES, differences, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 

@@ -12,7 +12,7 @@ from probe.edges.graph import EdgeCircuit
 from probe.edges.patched import edge_effects, logit_differences
 from probe.edges.scores import EdgeScores
 from probe.edges.wiring import Wiring
-from probe.pairs import PromptPair, pairs
+from probe.patching.pairs import PromptPair, pairs
 from tests.probe.edges.wired import NAMES, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 

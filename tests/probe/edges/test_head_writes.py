@@ -8,8 +8,8 @@ import torch
 from probe import ProbeError
 from probe.edges.sides import side
 from probe.edges.wiring import Wiring
-from tests.probe.doors import tiny
 from tests.probe.edges.wired import NAMES, some_pairs, wired
+from tests.probe.every_door import tiny
 
 
 @pytest.mark.parametrize("name", [*NAMES, "gpt_neox", "olmo2", "gpt_oss"])

@@ -15,8 +15,8 @@ from probe.edges.wiring import Wiring
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import PatchHeads
 from probe.patching.nodes import MLP, Input
-from tests.probe.doors import tiny
 from tests.probe.edges.wired import NAMES, differences, some_pairs, wired
+from tests.probe.every_door import tiny
 from tests.probe.toy_circuit import toy, toy_pairs
 
 

@@ -7,9 +7,9 @@ from functools import cache
 import torch
 
 from probe.edges.wiring import Wiring
-from probe.pairs import Pairs
+from probe.patching.pairs import Pairs
 from tests.probe.architectures import VOCAB
-from tests.probe.doors import tiny
+from tests.probe.every_door import tiny
 
 NAMES = ("gpt2", "llama", "gemma2", "qwen3")
 

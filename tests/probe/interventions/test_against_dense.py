@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from probe.attention import engaged
+from probe.engine.attention import engaged
+from probe.engine.recording import Recording
 from probe.interventions import (
     CalibrateSinks,
     ForceAttention,
@@ -21,7 +22,6 @@ from probe.interventions import (
     ScaleHeads,
 )
 from probe.kernels.contract import Band, Request
-from probe.recording import Recording
 from tests.probe.architectures import VOCAB, build
 from tests.probe.dense import dense
 

@@ -7,7 +7,7 @@ import torch
 
 from probe.interventions import CalibrateSinks, ForceAttention, Redistribute
 from tests.probe.dense import dense
-from tests.probe.doors import tiny
+from tests.probe.every_door import tiny
 from tests.probe.interventions.test_against_dense import KINDS, LENGTH, STEPS, case_for, move, prompt
 
 DOORS = ("lens", "nnsight")

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache
 
 from probe import Head, UsageError
-from probe.attention import engaged
+from probe.engine.attention import engaged
 from probe.errors import ProbeError
 from probe.interventions import (
     Blend,
@@ -321,7 +321,7 @@ def test_descriptions_are_json_and_tell_what_was_done():
 
 
 def test_a_manifest_records_what_is_in_force(llama):
-    from probe.manifest import Recorder
+    from probe.saving.manifest import Recorder
 
     with llama.intervene(PruneHeads([(18, 6)])), llama.intervene(ScaleHeads([(2, 1)], 0.5)):
         recorder = Recorder(llama, analysis="test", options={})

@@ -12,12 +12,12 @@ import probe
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
-from probe.pairs import Pairs
 from probe.patching.nodes import MLP, Input, keys, queries, values
+from probe.patching.pairs import Pairs
 from probe.patching.paths import to_inputs, to_logits
 from probe.patching.runs import activations, first_difference
 from tests.probe.architectures import SMALL, VOCAB
-from tests.probe.doors import tiny, tiny_tokenizer
+from tests.probe.every_door import tiny, tiny_tokenizer
 from tests.probe.toy_circuit import toy, toy_pairs
 
 NAMES = ["gpt2", "llama", "gemma2", "qwen3", "gpt_neox"]

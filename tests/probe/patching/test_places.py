@@ -12,13 +12,13 @@ from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions import PatchHeads
 from probe.interventions.base import Intervention
-from probe.pairs import Pairs, PromptPair, pairs
 from probe.patching.attribution import attribution
 from probe.patching.nodes import MLP, Input, Stream
+from probe.patching.pairs import Pairs, PromptPair, pairs
 from probe.patching.places import patch
 from probe.patching.runs import activations
 from tests.probe.architectures import VOCAB
-from tests.probe.doors import tiny
+from tests.probe.every_door import tiny
 from tests.probe.toy_circuit import toy, toy_pairs
 
 NAMES = ["gpt2", "llama", "gemma2", "qwen3", "gpt_neox"]

@@ -1,0 +1,1 @@
+"""Attention calibration (ACT) on a classification task, beside its controls."""

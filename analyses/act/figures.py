@@ -1,0 +1,83 @@
+"""Figures of ACT: what each condition does, and whether the gradient filter agrees with the exact one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from probe.figures.style import BLUE, GREEN, MUTED, ORANGE, decimal, styled
+
+if TYPE_CHECKING:
+    from probe.analyses.act.result import Calibration
+
+MEASURES = {"nll": "loss, nats (less is better)", "accuracy": "accuracy", "auc": "ROC AUC"}
+
+
+def condition_bars(found: Calibration) -> go.Figure:
+    """One row of points for each condition, one column for each measure, one colour for each split."""
+    from probe.analyses.act import result as act
+
+    order = [act.NONE, act.BIAS, act.BEST, act.BEST_BIAS, act.RANDOM, act.ALL, act.WORST]
+    figure = make_subplots(cols=len(MEASURES), shared_yaxes=True, subplot_titles=list(MEASURES.values()))
+    splits = list(found.conditions["split"].unique())
+    for split, colour in zip(splits, (MUTED, BLUE, ORANGE, GREEN) * len(splits), strict=False):
+        rows = found.conditions[found.conditions["split"] == split]
+        for column, measure in enumerate(MEASURES, start=1):
+            points = [(row[measure], row["condition"]) for _, row in rows.iterrows()]
+            figure.add_scatter(
+                x=[value for value, _ in points],
+                y=[condition for _, condition in points],
+                mode="markers",
+                marker={"color": colour, "size": 10, "opacity": 0.8},
+                name=f"{split} ({int(rows['n'].iloc[0])})",
+                legendgroup=split,
+                showlegend=column == 1,
+                hovertemplate="%{y}: %{x:.3f}",
+                row=1,
+                col=column,
+            )
+    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
+    tested = next(split for split in splits if split != "calibration")
+    share = found.explained(tested)
+    title = f"Calibrating sinks in {found.k} heads does not lower the loss ({tested} split)"
+    if share is not None:
+        title = f"A label bias alone explains {share:.0%} of what calibrating {found.k} heads gains ({tested} split)"
+    figure = styled(
+        figure,
+        title=title,
+        subtitle=f"{found.manifest.name}, preset {found.preset}; every random draw is a point",
+        width=980,
+        height=440,
+    )
+    figure.update_layout(margin={"l": 170, "t": 100, "b": 90}, legend={"orientation": "h", "y": -0.16})
+    return figure
+
+
+def filter_scatter(found: Calibration) -> go.Figure:
+    """Each head's effect when it is calibrated alone, against the gradient that predicts it."""
+    swept = found.heads.dropna(subset=["effect"])
+    figure = go.Figure(
+        go.Scatter(
+            x=swept["gradient"],
+            y=swept["effect"],
+            mode="markers",
+            text=swept["name"],
+            marker={"color": BLUE, "size": 8, "opacity": 0.75},
+            hovertemplate="%{text}: gradient %{x:.4f}, alone %{y:.4f}",
+        )
+    )
+    ends = [float(min(swept["gradient"].min(), 0)), float(max(swept["gradient"].max(), 0))]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line={"color": MUTED, "dash": "dot"}, hoverinfo="skip")
+    agreement = found.agreement()
+    figure.update_xaxes(title="d loss / d gate from one backward pass, nats")
+    figure.update_yaxes(title="change of loss when calibrated alone, nats")
+    figure.update_layout(showlegend=False)
+    return styled(
+        figure,
+        title=f"One backward pass against {agreement['heads']:.0f} runs: Spearman {decimal(agreement['spearman'])}",
+        subtitle=f"Pearson {decimal(agreement['pearson'])}; dotted: equal",
+        width=640,
+        height=520,
+    )

@@ -1,0 +1,1 @@
+"""Circuits of tasks: as heads, as edges, compared between tasks, and used for a repair."""

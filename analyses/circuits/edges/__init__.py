@@ -1,0 +1,1 @@
+"""The circuit of a task as edges."""

@@ -1,0 +1,73 @@
+"""Where the heads look from END: the weight that the last token's row puts on each role of the prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probe.heads import Head
+from probe.kernels.contract import Request
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.patching.pairs import Pairs
+
+FIRST, OTHER = "first token", "elsewhere"
+"""The prompt's first token, where heads with nothing to do look, and all that is no role."""
+END = "END"
+
+
+@dataclass(frozen=True, eq=False)
+class EndAttention:
+    """Weights of the rows of END, averaged over prompts: mass [layers, heads, roles]; a token may have several roles.
+
+    roles: names in the order of the last axis; the last two are "first token" and "elsewhere".
+    """
+
+    mass: Tensor
+    roles: tuple[str, ...]
+
+    def of(self, head: Head | tuple[int, int]) -> dict[str, float]:
+        """The weight of each role under one head."""
+        return dict(zip(self.roles, self.mass[tuple(head)].tolist(), strict=True))
+
+    def favourite(self, head: Head | tuple[int, int], *, among: tuple[str, ...] | None = None) -> tuple[str, float]:
+        """The role that gets most from a head, and how much; among all that are not "elsewhere" unless said."""
+        weights = self.of(head)
+        return max(((name, weights[name]) for name in (among or self.roles) if name != OTHER), key=lambda pair: pair[1])
+
+    def to_df(self) -> pd.DataFrame:
+        """One row for each head, one column for each role."""
+        layers, heads, _ = self.mass.shape
+        index = [(layer, head) for layer in range(layers) for head in range(heads)]
+        rows = [
+            {"layer": layer, "head": head, "name": str(Head(layer, head))} | self.of((layer, head))
+            for layer, head in index
+        ]
+        return pd.DataFrame(rows)
+
+
+@torch.no_grad()
+def end_attention(model: Model, pairs: Pairs, *, batch: int = 16) -> EndAttention:
+    """The clean prompts' END rows over their roles, and over the first token and all others: no map is built."""
+    names = [name for name in pairs.roles if name != END]
+    total = torch.zeros(model.n_layers, model.n_heads, len(names) + 2, dtype=torch.float64)
+    for _, part in pairs.batches(batch):
+        count, tokens = part.clean.shape
+        sets = torch.zeros(count, 1, len(names) + 2, tokens, dtype=torch.bool)
+        rows = torch.arange(count)
+        for place, name in enumerate(names):
+            sets[rows, 0, place, part.roles[name]] = True
+        first = torch.zeros(count, dtype=torch.int64) if part.padding is None else part.padding.int().argmax(1)
+        sets[rows, 0, -2, first] = True
+        sets[:, 0, -1] = ~sets[:, 0, :-1].any(1)
+        with model.recording(Request(sets=sets.to(model.device))) as recording:
+            model.logits(part.clean, padding=part.padding, logits_to_keep=1)
+        mass = recording.stats(queries=range(tokens - 1, tokens)).mass
+        assert mass is not None
+        total += mass[:, :, :, 0].double().sum(1)
+    return EndAttention((total / len(pairs)).float(), (*names, FIRST, OTHER))

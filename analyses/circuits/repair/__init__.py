@@ -1,0 +1,1 @@
+"""One task's mechanism set to work by hand on another task."""

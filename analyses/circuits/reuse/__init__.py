@@ -1,0 +1,1 @@
+"""How much of one task's circuit another task uses."""

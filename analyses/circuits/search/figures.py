@@ -1,0 +1,145 @@
+"""Figures of a circuit: its heads by stage and layer, the effects of all heads, and the knock-outs."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import plotly.graph_objects as go
+
+from probe.figures.heads import SIGNED_SCALE
+from probe.figures.style import BLUE, GRID, MUTED, ORANGE, VERMILION, styled
+from probe.heads import Head
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from probe.analyses.circuits.search.result import Circuit
+
+PATHS = {
+    "logits": "to the logits",
+    "queries": "to the movers' queries",
+    "values": "to those heads' values",
+    "keys": "to those heads' keys",
+}
+
+
+def circuit_figure(found: Circuit) -> go.Figure:
+    """One column for each stage, the logits at the right; a head's height is its layer, its size its effect."""
+    stages = [stage for stage in reversed(PATHS) if stage in found.receivers]
+    figure = go.Figure()
+    kept = {stage: found.stage(stage).query("kept") for stage in stages}
+    # a stage is as wide as its fullest layer, in heads with their names
+    widths = [max(2, int(rows["layer"].value_counts().max()) if len(rows) else 0) for rows in kept.values()]
+    lefts = [sum(widths[:column]) for column in range(len(stages))]
+    places = {stage: _places(kept[stage], left) for stage, left in zip(stages, lefts, strict=True)}
+    for here, there in pairwise(stages):
+        received = {name.replace("Q", "H") for name in found.receivers[here]}
+        rows = kept[there].query("percent > 0")
+        ends = [places[there][name] for name in rows["name"] if here != "queries" or name in received]
+        for x, y in places[here].values():
+            for end_x, end_y in ends:
+                figure.add_scatter(
+                    x=[x, end_x], y=[y, end_y], mode="lines", line={"color": GRID, "width": 1}, hoverinfo="skip",
+                    showlegend=False,
+                )  # fmt: skip
+    for stage in stages:
+        rows = kept[stage]
+        figure.add_scatter(
+            x=[places[stage][name][0] for name in rows["name"]],
+            y=[places[stage][name][1] for name in rows["name"]],
+            mode="markers+text",
+            text=rows["name"],
+            textposition="middle right",
+            textfont={"size": 11},
+            marker={
+                "size": [10 + 4 * abs(percent) ** 0.5 for percent in rows["percent"]],
+                "color": [BLUE if percent > 0 else VERMILION for percent in rows["percent"]],
+                "opacity": 0.9,
+            },
+            customdata=rows[["percent", "percent_error", "role"]],
+            hovertemplate="%{text}, %{customdata[2]}<br>%{customdata[0]:+.1f} ± %{customdata[1]:.1f} %<extra></extra>",
+            showlegend=False,
+        )
+    figure.update_xaxes(
+        tickvals=[left + (width - 1) / 2 for left, width in zip(lefts, widths, strict=True)],
+        ticktext=[PATHS[stage] for stage in stages], range=[-0.5, sum(widths) - 0.3], showgrid=False,
+    )  # fmt: skip
+    figure.update_yaxes(title="layer")
+    return styled(
+        figure,
+        title=f"{len(found.heads())} heads of {found.manifest.name} do {found.task}",
+        subtitle=f"size: effect on the logit difference; <span style='color:{BLUE}'>supports the answer</span>, "
+        f"<span style='color:{VERMILION}'>works against it</span>; lines: paths that were patched",
+        width=100 + 84 * sum(widths),
+        height=560,
+    )
+
+
+def effect_map(found: Circuit) -> go.Figure:
+    """The effect of every head on the logits."""
+    effects = found.percent("logits")
+    most = float(effects.abs().max())
+    layers, heads = effects.shape
+    figure = go.Figure(
+        go.Heatmap(
+            z=effects.T.tolist(),
+            zmin=-most,
+            zmax=most,
+            colorscale=SIGNED_SCALE,
+            xgap=1,
+            ygap=1,
+            colorbar={"title": "% of gap", "thickness": 14},
+            text=[[str(Head(layer, head)) for layer in range(layers)] for head in range(heads)],
+            hovertemplate="%{text}: %{z:+.1f} %<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="layer")
+    figure.update_yaxes(title="head", autorange="reversed")
+    first = found.stage("logits").iloc[0]
+    return styled(
+        figure,
+        title=f"{first['name']} moves {abs(first['percent']):.0f} % of the logit difference of {found.task}",
+        subtitle=f"{found.manifest.name}: each head patched along its path to the logits, "
+        f"{len(found.manifest.prompts)} prompts",
+        width=980,
+        height=380,
+    )
+
+
+def knockout_figure(found: Circuit) -> go.Figure:
+    """The logit difference with everything knocked out but the circuit, random circuits, or nothing."""
+    rows = found.tests[found.tests["test"] == "faithfulness"]
+    figure = go.Figure()
+    colours = {"whole model": MUTED, "nothing": MUTED, "circuit": BLUE, "random": ORANGE}
+    for what, colour in colours.items():
+        own = rows[rows["what"] == what]
+        figure.add_scatter(
+            x=own["ld"], y=own["what"], mode="markers", marker={"size": 12, "color": colour, "opacity": 0.85},
+            error_x={"type": "data", "array": 1.96 * own["ld_error"], "color": colour, "thickness": 1.5},
+            hovertemplate="%{y}: LD %{x:.2f}<extra></extra>", showlegend=False,
+        )  # fmt: skip
+    figure.update_xaxes(title="logit difference, logits (mean over prompts, 95 % interval)")
+    figure.update_yaxes(categoryorder="array", categoryarray=list(colours)[::-1])
+    circuit, others = found.value("faithfulness", "circuit"), found.value("faithfulness", "random")
+    figure = styled(
+        figure,
+        title=f"The circuit keeps {circuit:.0%} of the logit difference, random ones {others:.0%}",
+        subtitle=f"{found.task}: all heads but {len(found.heads())} write what they write in the corrupted prompt"
+        if found.manifest.options["fill"] == "corrupted"
+        else f"{found.task}: all heads but {len(found.heads())} are knocked out ({found.manifest.options['fill']})",
+        width=860,
+        height=340,
+    )
+    figure.update_layout(margin={"l": 110})
+    return figure
+
+
+def _places(rows: pd.DataFrame, left: float) -> dict[str, tuple[float, float]]:
+    """Where each head stands: heads of one layer side by side from `left` on, largest effect first."""
+    found: dict[str, tuple[float, float]] = {}
+    taken: dict[int, int] = {}
+    for name, layer in zip(rows["name"], rows["layer"], strict=True):
+        found[name] = (left + taken.setdefault(layer, 0), float(layer))
+        taken[layer] += 1
+    return found

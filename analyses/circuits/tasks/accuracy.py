@@ -1,0 +1,93 @@
+"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and LD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from probe.analyses.measures.intervals import bootstrap_mean, wilson
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.patching.pairs import Pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number with the bounds of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """Of `prompts` clean prompts; shares with Wilson intervals, the mean LD (in logits) with a bootstrap interval.
+
+    top1: good is first in the whole vocabulary. good_over_bad: logit(good) > logit(bad). best: good is first among the
+    `choices`, None where the prompts have none; its chance is 1 / choices. ld_sd: standard deviation over prompts, NaN
+    for one.
+    """
+
+    prompts: int
+    top1: Estimate
+    good_over_bad: Estimate
+    best: Estimate | None
+    choices: int
+    ld: Estimate
+    ld_sd: float
+
+    def to_dict(self) -> dict[str, float | int | None]:
+        """One flat row: each estimate with _low and _high beside it."""
+        row: dict[str, float | int | None] = {"prompts": self.prompts, "choices": self.choices}
+        for name in ("top1", "good_over_bad", "best", "ld"):
+            found: Estimate | None = getattr(self, name)
+            row |= {
+                name: None if found is None else found.value,
+                f"{name}_low": None if found is None else found.low,
+                f"{name}_high": None if found is None else found.high,
+            }
+        return row | {"ld_sd": self.ld_sd}
+
+
+def score(pairs: Pairs, logits: Tensor, *, seed: int = 0) -> Accuracy:
+    """Accuracy from the clean logits at END, [prompts, vocab]. An answer that ties with another is not first."""
+    logits = logits.detach().float().cpu()
+    good = logits.gather(1, pairs.good[:, None])
+    difference = pairs.logit_difference(logits).double()
+    best = None
+    if pairs.choices is not None:
+        others = logits.gather(1, pairs.choices).masked_fill(pairs.choices == pairs.good[:, None], -torch.inf)
+        best = _share((good > others).all(1))
+    low, high = bootstrap_mean(difference, seed=seed)
+    return Accuracy(
+        prompts=len(pairs),
+        # exactly one token, good itself, is as high as good
+        top1=_share((logits >= good).sum(1) == 1),
+        good_over_bad=_share(difference > 0),
+        best=best,
+        choices=0 if pairs.choices is None else pairs.choices.shape[1],
+        ld=Estimate(float(difference.mean()), float(low), float(high)),
+        ld_sd=float(difference.std()) if len(pairs) > 1 else float("nan"),
+    )
+
+
+@torch.no_grad()
+def accuracy(model: Model, pairs: Pairs, *, batch: int = 16, seed: int = 0) -> Accuracy:
+    """How a model answers the clean prompts, in batches of like length; interventions in force count."""
+    logits: Tensor | None = None
+    for rows, part in pairs.batches(batch):
+        found = model.logits(part.clean, padding=part.padding, logits_to_keep=1)[:, -1].float().cpu()
+        logits = torch.empty(len(pairs), found.shape[1]) if logits is None else logits
+        logits[rows] = found
+    assert logits is not None
+    return score(pairs, logits, seed=seed)
+
+
+def _share(right: Tensor) -> Estimate:
+    low, high = wilson(int(right.sum()), len(right))
+    return Estimate(float(right.double().mean()), low, high)

@@ -1,0 +1,140 @@
+"""Two score maps against each other, head by head: two runs, two checkpoints of one architecture, or two scores.
+
+Wu et al. (2024) call retrieval heads intrinsic because maps of one model family correlate (Pearson .89-.96 for base and
+chat, or dense and mixture) and those of different families do not (about 0). Layers and heads must match one to one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from torch import Tensor
+
+from probe.analyses.heads.catalogue import HeadCatalogue
+from probe.analyses.heads.patterns import PatternHeads
+from probe.analyses.measures.agreement import correlate, shared_top, top_heads
+from probe.analyses.measures.head_tables import label
+from probe.errors import UsageError
+from probe.figures.style import decimal
+from probe.heads import Head
+from probe.saving.results import Result
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class Comparison(Result):
+    """Agreement of the maps a and b [layers, heads] over the heads that have both scores; the manifest is a's run's.
+
+    kind: the score compared. a_name, b_name: of the runs. pearson (low, high: 95 % bootstrap over heads), spearman.
+    shared: heads in the top k of both, a's best first. expected: how many by chance; chance: the odds of that many.
+    """
+
+    kind: str
+    a_name: str
+    b_name: str
+    a: Tensor
+    b: Tensor
+    pearson: float
+    low: float
+    high: float
+    spearman: float
+    k: int
+    shared: tuple[Head, ...]
+    expected: float
+    chance: float
+
+    @property
+    def finding(self) -> str:
+        """One sentence: the correlation, and the shared top heads against chance."""
+        return (
+            f"{label(self.kind)} scores of {self.a_name} and {self.b_name} correlate at {decimal(self.pearson)}; "
+            f"they share {len(self.shared)} of their top {self.k} heads ({self.expected:.1f} by chance)"
+        )
+
+    def to_df(self) -> pd.DataFrame:
+        """One row per head, a's best first: layer, head, both scores, both ranks (1 is best; NaN without a score)."""
+        rows = []
+        first = {head: rank for rank, head in enumerate(top_heads(self.a, self.a.numel()), start=1)}
+        second = {head: rank for rank, head in enumerate(top_heads(self.b, self.b.numel()), start=1)}
+        unscored = [head for head in second if head not in first]
+        for head in [*first, *unscored]:
+            rows.append(
+                {
+                    "layer": head.layer,
+                    "head": head.head,
+                    "a": float(self.a[head]),
+                    "b": float(self.b[head]),
+                    "a_rank": first.get(head, float("nan")),
+                    "b_rank": second.get(head, float("nan")),
+                    "shared": head in self.shared,
+                }
+            )
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"finding": self.finding}
+
+    def figures(self) -> dict[str, Figure]:
+        from probe.figures.heads import scatter_figure
+
+        return {
+            "comparison": scatter_figure(
+                self.a,
+                self.b,
+                x_name=f"{label(self.kind)} score, {self.a_name}",
+                y_name=f"{label(self.kind)} score, {self.b_name}",
+                title=f"The runs share {len(self.shared)} of their top {self.k} {label(self.kind)} heads",
+                subtitle=f"Pearson {decimal(self.pearson)} [{decimal(self.low)}, {decimal(self.high)}], "
+                f"Spearman {decimal(self.spearman)}; shared heads in colour, {self.expected:.1f} expected by chance",
+                marked=self.shared,
+            )
+        }
+
+
+def compare(a: Result, b: Result, *, kind: str = "retrieval", k: int = 20) -> Comparison:
+    """Agreement of the scores of two results: retrieval heads, catalogues, pattern heads, copying or sink scores.
+
+    kind: which score, where a result holds several. k: length of the lists of top heads, at most all heads.
+    Raises UsageError where a result lacks the score or the models' layers and heads differ.
+    """
+    first, second = score_map(a, kind), score_map(b, kind)
+    found = correlate(first, second)
+    top = shared_top(first, second, min(k, found.heads))
+    names = [a.manifest.name, b.manifest.name]
+    if names[0] == names[1]:
+        names = [f"{result.manifest.name} ({result.manifest.fingerprint()[:6]})" for result in (a, b)]
+    options = {"kind": kind, "k": top.k, "a": a.manifest.fingerprint(), "b": b.manifest.fingerprint()}
+    return Comparison(
+        manifest=replace(a.manifest, analysis="comparison", options=options),
+        kind=kind,
+        a_name=names[0],
+        b_name=names[1],
+        a=first,
+        b=second,
+        pearson=found.pearson,
+        low=found.low,
+        high=found.high,
+        spearman=found.spearman,
+        k=top.k,
+        shared=top.heads,
+        expected=top.expected,
+        chance=top.chance,
+    )
+
+
+def score_map(result: Result, kind: str) -> Tensor:
+    """The map [layers, heads] of one score of a result."""
+    if isinstance(result, HeadCatalogue):
+        if kind not in result.scores:
+            raise UsageError(f"expected one of the scores {', '.join(result.scores)}, got {kind!r}")
+        return result.scores[kind]
+    if isinstance(result, PatternHeads):
+        return result.score(kind)
+    score = getattr(result, "score", None)
+    if not isinstance(score, Tensor) or score.ndim != 2:
+        raise UsageError(f"expected a result with a score per layer and head, got a {type(result).__name__}")
+    return score

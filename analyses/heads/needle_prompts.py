@@ -1,0 +1,157 @@
+"""Hiding a needle in a stretch of prose, exact in tokens, and finding its answer again by characters.
+
+A prompt of length L and depth D holds L tokens of prose and needle together. The needle stands at the end of the
+sentence nearest to D percent of the prose, counted in tokens, and its answer is the tokens that overlap the answer's
+characters, a space before it included. The official code searches for the answer's ids instead, which finds nothing
+when a word is encoded differently after a space, and finds sentence ends by one vocabulary's id of ".", so that every
+depth but 100 collapses to 0 with other tokenizers.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from probe.analyses.heads.needles import Needle
+from probe.analyses.texts.haystacks import SENTENCE_END, Haystack
+from probe.errors import ProbeError, UsageError
+
+if TYPE_CHECKING:
+    from probe.models import Model
+    from probe.tokens import Tokens
+
+Style = Literal["chat", "plain"]
+
+CHAT = "<book>{context}</book>\nBased on the content of the book, Question: {question}\nAnswer:"
+PLAIN = "{context}\nBased on the content of the book, Question: {question}\nAnswer:"
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """A stretch of prose with its token boundaries: token t of the bare text covers characters starts[t]..ends[t]."""
+
+    haystack: str
+    text: str
+    starts: Sequence[int]
+    ends: Sequence[int]
+    sentence_ends: Sequence[int]
+
+    def nearest_sentence_end(self, token: float, *, below: int) -> int:
+        """Character position of the sentence end nearest to a token index, before character `below`; 0 is one too."""
+        inside = [end for end in self.sentence_ends if end < below]
+        if not inside:
+            raise ProbeError(
+                f"expected a haystack with full stops, after which a needle can stand, got none in the first {below} "
+                f"characters of {self.haystack!r}: {self.text[:40]!r}..."
+            )
+        return min([0, *inside], key=lambda end: (abs(bisect_left(self.starts, end) - token), end))
+
+
+@dataclass(frozen=True, eq=False)
+class NeedlePrompt:
+    """A prompt and where its parts stand.
+
+    answer: token positions to copy. length: tokens of prose and needle. depth: percent asked for; depth_reached:
+    percent of the prose's tokens before the needle. wanted_length differs from length only where no cut of the prose
+    gives it exactly.
+    """
+
+    tokens: Tokens
+    needle: Needle
+    answer: range
+    wanted_length: int
+    length: int
+    depth: float
+    depth_reached: float
+
+
+def open_window(model: Model, haystack: Haystack, *, start: int, length: int) -> Window:
+    """At least `length` tokens of the haystack from a character position on, wrapping at its end."""
+    characters = 12 * length + 1000
+    while True:
+        text = haystack.window(start, characters)
+        offsets = model.tokens(text, bos=False).offsets
+        if len(offsets) >= length:
+            break
+        if characters >= len(haystack.text):
+            raise ProbeError(
+                f"the haystack {haystack.name!r} has {len(offsets):,} tokens, too few for a length of {length:,}: "
+                f"give more text (--haystack) or smaller --lengths"
+            )
+        characters *= 2
+    return Window(
+        haystack=haystack.name,
+        text=text,
+        starts=[first for first, _ in offsets],
+        ends=[last for _, last in offsets],
+        sentence_ends=[match.end() for match in SENTENCE_END.finditer(text)],
+    )
+
+
+def ask(model: Model, context: str, question: str, *, style: Style) -> tuple[str, int]:
+    """The whole prompt, and the character position at which `context` begins in it."""
+    if style == "plain":
+        return PLAIN.format(context=context, question=question), 0
+    if not model.has_chat_template:
+        raise UsageError(f"{model.name} has no chat template: use --prompt plain")
+    user = CHAT.format(context=context, question=question)
+    text = model.chat(user)
+    place = text.find(user)
+    if place < 0:
+        raise UsageError(f"the chat template of {model.name} rewrites the user's text: use --prompt plain")
+    return text, place + CHAT.index("{context}")
+
+
+def encode(model: Model, text: str, *, style: Style) -> Tokens:
+    """Tokens of a prompt. A chat template writes its own BOS where the model wants one, so none is added to it."""
+    return model.tokens(text, bos=False if style == "chat" else None)
+
+
+def hide(model: Model, needle: Needle, window: Window, *, length: int, depth: float, style: Style) -> NeedlePrompt:
+    """The prompt with the needle at `depth` percent of a context of `length` tokens."""
+    own = len(model.tokens(f" {needle.text}", bos=False))
+    prose = length - own
+    if prose < 1:
+        raise UsageError(f"--lengths {length} leaves no room for a needle of {own} tokens: {needle.text!r}")
+    end = None if depth == 100 else window.nearest_sentence_end(depth / 100 * prose, below=window.ends[prose - 1])
+    best: NeedlePrompt | None = None
+    for _ in range(6):  # the cut can merge with what follows it, so the length is corrected until it is met
+        if not 1 <= prose <= len(window.ends):
+            break
+        cut = window.ends[prose - 1]
+        found = _assemble(model, needle, window.text[:cut], cut if end is None else end, style=style)
+        prompt = NeedlePrompt(*found[:2], answer=found[2], wanted_length=length, length=found[3], depth=depth,
+                              depth_reached=found[4])  # fmt: skip
+        if best is None or abs(prompt.length - length) < abs(best.length - length):
+            best = prompt
+        if prompt.length == length:
+            break
+        prose += length - prompt.length
+    assert best is not None  # the first cut lies in the window
+    return best
+
+
+def _assemble(
+    model: Model, needle: Needle, prose: str, end: int, *, style: Style
+) -> tuple[Tokens, Needle, range, int, float]:
+    """(tokens, needle, answer positions, context tokens, depth in percent) with the needle after character `end`."""
+    before = f"{prose[:end]} " if end else ""
+    after = prose[end:] if end else f" {prose}"
+    context = f"{before}{needle.text}{after}"
+    text, start = ask(model, context, needle.question, style=style)
+    tokens = encode(model, text, style=style)
+    place = start + len(before)
+    answer = place + needle.text.rindex(needle.answer)
+    spaced = answer - 1 if text[:answer].endswith(" ") else answer
+    whole = len(tokens.span(start, start + len(context)))
+    own = len(tokens.span(place, place + len(needle.text)))
+    ahead = len(tokens.span(start, start + end)) if end else 0
+    return (
+        tokens,
+        needle,
+        tokens.span(spaced, answer + len(needle.answer)),
+        whole,
+        100 * ahead / (whole - own),
+    )

@@ -1,0 +1,216 @@
+"""OV circuits: what each head writes into the residual stream, per unit of attention, as a linear map of what it reads.
+
+For a head h that reads the KV head g, value = x V_g and output = value O_h (row vectors, biases left out), so one key x
+attended to with weight p adds p x V_g O_h to the residual stream. The maps are measured, not looked up by name: in one
+forward pass over sequences of a single token, every attention module is given the rows of an identity matrix as its
+input (the values that come out are V) and the rows of an identity matrix as its heads' outputs (what the module then
+writes is O). One more row holds random vectors, by which the maps must predict what the module does; where they do not,
+the module is not linear in its input (a gate, a normalised value) and `error` says so.
+
+The gains of the norms around the circuit are measured in the same way: a norm is followed by the tensor that it hands
+over, not by its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from probe.engine.attention import text_config
+from probe.interventions.base import AttentionCall, Intervention
+
+if TYPE_CHECKING:
+    from probe.models import Model
+
+
+@dataclass(frozen=True, slots=True)
+class OVLayer:
+    """The OV maps of one layer, float32: value [kv_heads, hidden, value_dim], output [heads, value_dim, hidden].
+
+    error: how far the maps are from the module itself on random vectors, relative to the largest value there.
+    """
+
+    layer: int
+    value: Tensor
+    output: Tensor
+    error: float
+
+    def circuit(self, head: int) -> Tensor:
+        """[hidden, hidden]: x @ circuit is what `head` writes when all its attention is on x, the module's input."""
+        group = head // (self.output.shape[0] // self.value.shape[0])
+        return self.value[group] @ self.output[head]
+
+
+@dataclass(frozen=True, slots=True)
+class Gain:
+    """The linear part of a norm, without its division by the length of x: x -> (x - mean x, if centred) * gain."""
+
+    gain: Tensor
+    centred: bool
+
+    def fold(self, following: Tensor) -> Tensor:
+        """[hidden, n] -> [hidden, n]: the map `following`, with this norm in front of it."""
+        scaled = self.gain[:, None] * following
+        return scaled - scaled.mean(0) if self.centred else scaled
+
+
+@dataclass(frozen=True, slots=True)
+class Norms:
+    """The norms of the OV path: of each layer before the values and after the output, and before the unembedding."""
+
+    before: tuple[Gain | None, ...]
+    after: tuple[Gain | None, ...]
+    final: Gain | None
+
+    def describe(self) -> str:
+        """Which gains were found, for the reader of a score that folds them."""
+        layers = len(self.before)
+        parts = []
+        for name, gains in (("input norms", self.before), ("norms after the output projection", self.after)):
+            count = sum(gain is not None for gain in gains)
+            if count:
+                parts.append(f"the {name}" if count == layers else f"the {name} of {count} of {layers} layers")
+        if self.final is not None:
+            parts.append("the final norm")
+        return f"gains of {' and '.join(parts)} folded in" if parts else "no norm gains found to fold in"
+
+
+@torch.no_grad()
+def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
+    """Call `visit` with the OV maps of each layer in turn, so that a large model's are never all held at once.
+
+    Costs one forward pass over max(hidden, heads x value_dim) + 2 tokens.
+    """
+    modules = model.seam.modules
+    width, value_dim = model.n_heads * model.seam.value_dim, model.seam.value_dim
+    hidden = int(text_config(model.hf).hidden_size)
+    rows = max(hidden, width)
+    random = torch.Generator().manual_seed(0)
+    inputs = _basis(rows, hidden, random).to(model.device, model.dtype)
+    outputs = _basis(rows, width, random).to(model.device, model.dtype)
+    basis = _Basis(outputs.view(rows + 2, model.n_heads, 1, value_dim))
+
+    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if "hidden_states" in kwargs:
+            return args, kwargs | {"hidden_states": inputs[:, None].to(kwargs["hidden_states"].device)}
+        return (inputs[:, None].to(args[0].device), *args[1:]), kwargs
+
+    def leave(module: nn.Module, _: tuple[Any, ...], result: Any) -> None:
+        written = result[0] if isinstance(result, tuple) else result
+        value = basis.values.pop(module)[:, :, 0].float()
+        values, v_error = _linear(value.flatten(1), inputs[-1], hidden)
+        written_by, o_error = _linear(written[:, 0].float(), outputs[-1], width)
+        visit(
+            OVLayer(
+                layer=modules.index(module),
+                value=values.view(hidden, -1, value_dim).transpose(0, 1),
+                output=written_by.view(model.n_heads, value_dim, -1),
+                error=max(v_error, o_error),
+            )
+        )
+
+    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
+    handles += [module.register_forward_hook(leave) for module in modules]
+    try:
+        with model.intervene(basis):
+            ids = torch.ones(rows + 2, 1, dtype=torch.int64, device=model.device)
+            model.hf.base_model(input_ids=ids, use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def find_norms(model: Model) -> Norms:
+    """The norms around each head's OV circuit, found by following tensors through one short forward pass.
+
+    A norm stands before the values when its output is the attention module's input, after them when its input is the
+    module's output, and last when its output is the unembedding's input. None where there is no such norm.
+    """
+    trace = _Trace()
+    modules = model.seam.modules
+    head = model.hf.get_output_embeddings()
+    followed = [module for module in model.hf.modules() if "norm" in type(module).__name__.lower()]
+    followed += [*modules, *([head] if head is not None else [])]
+    handles = [module.register_forward_hook(trace.note, with_kwargs=True) for module in followed]
+    try:
+        model.hf(input_ids=torch.ones(1, 1, dtype=torch.int64, device=model.device), use_cache=False)
+    finally:
+        for handle in handles:
+            handle.remove()
+    norms = [module for module in followed if module not in modules and module is not head and module in trace.inputs]
+
+    def one(given: dict[nn.Module, Tensor], wanted: Tensor | None) -> Gain | None:
+        found = [norm for norm in norms if _same(given[norm], wanted)]
+        return measure_gain(found[0], size=given[found[0]].shape[-1]) if found else None
+
+    return Norms(
+        before=tuple(one(trace.outputs, trace.inputs.get(module)) for module in modules),
+        after=tuple(one(trace.inputs, trace.outputs.get(module)) for module in modules),
+        final=one(trace.outputs, trace.inputs.get(head)) if head is not None else None,
+    )
+
+
+@torch.no_grad()
+def measure_gain(norm: nn.Module, *, size: int) -> Gain:
+    """The gain [size] of a LayerNorm or RMSNorm, from what it does to a vector of +1 and -1; float32 on the CPU."""
+    like = next(norm.parameters(), torch.empty(0))
+    signs = 1.0 - 2.0 * (torch.arange(size) % 2)
+    probes = torch.stack([signs, -signs, torch.ones(size), -torch.ones(size)])
+    plus, minus, ones, negative = norm(probes.to(like.device, like.dtype)).float().cpu()
+    swing = (plus - minus) / 2
+    centred = bool((ones - negative).abs().max() < 0.01 * swing.abs().max())
+    entered = signs - signs.mean() if centred else signs
+    return Gain(swing / (entered / entered.pow(2).mean().sqrt()), centred)
+
+
+class _Basis(Intervention):
+    """Notes the values of each attention call, and hands over the given heads' outputs in place of its own."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        self._outputs = outputs
+        self.values: dict[nn.Module, Tensor] = {}
+
+    def before(self, call: AttentionCall) -> AttentionCall:
+        self.values[call.module] = call.value
+        return call
+
+    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
+        return self._outputs.to(output.device)
+
+
+@dataclass
+class _Trace:
+    """The tensors that went into and came out of modules; holding them keeps their addresses from being used again."""
+
+    inputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+    outputs: dict[nn.Module, Tensor] = field(default_factory=dict)
+
+    def note(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        self.inputs[module] = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        self.outputs[module] = result[0] if isinstance(result, tuple) else result
+
+
+def _same(tensor: Tensor, wanted: Tensor | None) -> bool:
+    """Whether both are the same numbers in memory; a slice that keeps everything is a new object over them."""
+    return wanted is not None and tensor.data_ptr() == wanted.data_ptr() and tensor.shape == wanted.shape
+
+
+def _basis(rows: int, size: int, random: torch.Generator) -> Tensor:
+    """[rows + 2, size]: the identity, zeros, and last a row of random numbers."""
+    basis = torch.zeros(rows + 2, size)
+    basis[:size] = torch.eye(size)
+    basis[-1] = torch.randn(size, generator=random)
+    return basis
+
+
+def _linear(results: Tensor, last: Tensor, size: int) -> tuple[Tensor, float]:
+    """The map [size, n] that took the rows of `_basis` to `results`, and its relative error at the last row."""
+    bias = results[-2]
+    matrix = results[:size] - bias
+    expected = last.to(matrix) @ matrix + bias
+    return matrix, float((results[-1] - expected).abs().max() / results[-1].abs().max().clamp(min=1e-30))

@@ -1,0 +1,1 @@
+"""Statistics that several analyses share: intervals, agreement of score maps, tables of heads."""

@@ -1,0 +1,1 @@
+"""Attention sinks, the massive activations behind them, and what these are for."""

@@ -1,0 +1,1 @@
+"""Texts and questions that several analyses read."""

@@ -1,0 +1,55 @@
+"""Models that are loaded already: `wrap(hf, tokenizer)`, `wrap(bridge)`, `wrap(nnsight_model)` give a Model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from probe.errors import UsageError
+from probe.models import Model
+
+if TYPE_CHECKING:
+    from nnsight.modeling.transformers import TransformersModel
+    from transformer_lens.model_bridge import TransformerBridge
+
+
+def wrap(
+    given: PreTrainedModel | TransformerBridge | TransformersModel,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    *,
+    implementation: str = "auto",
+) -> Model:
+    """A Model around what is loaded already: a transformers model, a TransformerLens bridge or an nnsight model.
+
+    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizer that they
+    have. From then on a bridge's attention runs through the engine, as its module says. A transformers model needs its
+    tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
+    """
+    found: Any = given
+    family = {base.__module__.split(".")[0] for base in type(given).__mro__}
+    hf: object = given
+    door = None
+    if "transformer_lens" in family and hasattr(found, "original_model"):
+        from probe.doors.lens import through_engine
+
+        hf, door = found.original_model, "lens"
+        tokenizer = found.tokenizer if tokenizer is None else tokenizer
+        if isinstance(hf, PreTrainedModel):
+            through_engine(found, implementation=implementation)
+    elif "nnsight" in family and hasattr(found, "_module"):
+        hf, door = found._module, "nnsight"
+        tokenizer = getattr(found, "tokenizer", None) if tokenizer is None else tokenizer
+    if not isinstance(hf, PreTrainedModel):
+        raise UsageError(
+            "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "
+            f"got {type(given).__name__}"
+        )
+    if any(parameter.is_meta for parameter in hf.parameters()):
+        raise UsageError(f"the {type(given).__name__} has no weights yet: load it first (nnsight: dispatch=True)")
+    if tokenizer is None:
+        raise UsageError(f"expected a tokenizer for the {type(given).__name__}: pass tokenizer=")
+    model = Model(hf, tokenizer, implementation=implementation)
+    if door is not None:
+        model.__dict__[door] = given
+    return model

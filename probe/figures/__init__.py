@@ -1,0 +1,1 @@
+"""The frame of every figure: one look, pages for a browser, and pictures for print."""

@@ -1,0 +1,1 @@
+"""Finding a model by name and reading its weights: short names, the hub, folders, safetensors and GGUF files."""

@@ -1,0 +1,1 @@
+"""What is kept on disk: results, run folders, manifests, and the JSON that holds them."""

@@ -1,0 +1,238 @@
+"""ACT with its controls on the packaged model: a short run, what it says, and the filter against what it predicts."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+import torch
+
+from probe import Head, UsageError
+from probe.analyses.act import result as act
+from probe.analyses.act.classification import Scorer, losses, sentiment
+from probe.analyses.act.result import Calibration
+from probe.interventions import CalibrateSinks
+
+LAYERS = tuple(range(11, 17))
+
+
+def some(calibration: int, test: int, hard: int) -> list:
+    """The first reviews of each split."""
+    wanted = {"calibration": calibration, "test": test, "hard": hard}
+    by_split = {split: [each for each in sentiment() if each.split == split][:count] for split, count in wanted.items()}
+    return [each for own in by_split.values() for each in own]
+
+
+EXAMPLES = some(8, 4, 4)
+SHORT = {"examples": EXAMPLES, "layers": LAYERS, "k": 3, "draws": 1, "sweep": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("act") / "run"
+
+
+@pytest.fixture(scope="module")
+def found(llama, folder) -> Calibration:
+    return act.run(llama, out=folder, **SHORT)
+
+
+@pytest.fixture(scope="module")
+def scorer(llama) -> Scorer:
+    return Scorer(llama, [each for each in EXAMPLES if each.split == "calibration"])
+
+
+def loss(llama, scorer, heads) -> float:
+    with llama.intervene(CalibrateSinks.release(heads)):
+        return float(losses(scorer.scores(), scorer.answers).mean())
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_condition_is_there_on_every_split(found):
+    rows = found.conditions
+    counted = rows.groupby("split", sort=False)["n"].first().to_dict()
+    assert counted == {"calibration": 8, "test": 4, "hard": 4}
+    conditions = {act.NONE, act.BIAS, act.BEST, act.BEST_BIAS, act.WORST, act.ALL, act.RANDOM}
+    assert {(row.split, row.condition) for row in rows.itertuples()} == {(s, c) for s in counted for c in conditions}
+    assert len(rows) == 3 * len(conditions)
+    assert (rows["nll_low"] <= rows["nll"]).all() and (rows["nll"] <= rows["nll_high"]).all()
+    assert rows["accuracy"].between(0, 1).all() and rows["auc"].between(0, 1).all()
+
+
+def test_heads_stand_by_their_gradient_and_the_best_are_chosen(found):
+    assert len(found.heads) == 9 * len(LAYERS) and found.heads["gradient"].is_monotonic_increasing
+    assert [str(head) for head in found.chosen] == found.heads["name"].tolist()[:3]
+    assert set(found.heads["layer"]) == set(LAYERS)
+    assert found.heads["effect"].notna().sum() == 4 and found.agreement()["heads"] == 4
+
+
+def test_conditions_are_what_the_interventions_give(found, llama, scorer):
+    value = found.value
+    with torch.no_grad():
+        plain = float(losses(scorer.scores(), scorer.answers).mean())
+    assert value(act.NONE, "calibration", "nll") == plain
+    assert value(act.BEST, "calibration", "nll") == loss(llama, scorer, found.chosen)
+    worst = [Head(row.layer, row.head) for row in found.heads.tail(3).itertuples()]
+    assert value(act.WORST, "calibration", "nll") == pytest.approx(loss(llama, scorer, worst), abs=1e-6)
+    every = [Head(layer, head) for layer in LAYERS for head in range(9)]
+    assert value(act.ALL, "calibration", "nll") == loss(llama, scorer, every)
+    swept = found.heads.dropna(subset=["effect"]).iloc[0]
+    alone = loss(llama, scorer, [Head(swept["layer"], swept["head"])])
+    assert swept["effect"] == pytest.approx(alone - plain, abs=1e-9)
+
+
+def test_the_gradient_tells_which_way_the_loss_goes(found, llama, scorer):
+    """The heads it puts first and last, each calibrated alone: the loss falls and rises by about that much."""
+    plain = found.value(act.NONE, "calibration", "nll")
+    for place in (0, 1, -2, -1):
+        row = found.heads.iloc[place]
+        effect = loss(llama, scorer, [Head(row["layer"], row["head"])]) - plain
+        assert effect / row["gradient"] == pytest.approx(1, abs=0.5), (row["name"], row["gradient"], effect)
+    nll = {each: found.value(each, "calibration", "nll") for each in (act.NONE, act.BEST, act.WORST)}
+    assert nll[act.BEST] < nll[act.NONE] < nll[act.WORST]
+
+
+def test_a_label_bias_moves_the_loss_and_not_the_area(found):
+    for split in ("calibration", "test", "hard"):
+        for biased, without in ((act.BIAS, act.NONE), (act.BEST_BIAS, act.BEST)):
+            assert found.value(biased, split, "auc") == found.value(without, split, "auc")
+    assert found.value(act.BIAS, "calibration", "nll") < found.value(act.NONE, "calibration", "nll") - 1e-3
+    assert found.bias[0] == 0 and abs(found.bias[1]) > 0.05
+
+
+def test_the_model_comes_out_as_it_went_in(found, llama):
+    assert all(parameter.requires_grad for parameter in llama.hf.parameters())
+    assert all(parameter.grad is None for parameter in llama.hf.parameters())
+    assert llama.interventions == ()
+
+
+def test_what_keeps_all_its_weight_changes_nothing(llama):
+    """beta = 1: no gradient, and every condition is the model itself."""
+    same = act.run(llama, examples=some(2, 2, 0), layers=(12, 13), k=1, draws=1, sweep=1, beta=1.0)
+    for split in ("calibration", "test"):
+        heads = {same.value(each, split, "nll") for each in (act.NONE, act.BEST, act.WORST, act.ALL, act.RANDOM)}
+        assert len(heads) == 1
+    assert (same.heads["gradient"] == 0).all() and same.heads["effect"].dropna().tolist() == [0]
+    assert "do not help" in same.verdict("test")
+    assert same.manifest.options["settings"] == {"beta": 1.0}
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_saved_and_loaded_it_is_the_same(found, folder, tmp_path):
+    assert Calibration.load(folder) == found
+    found.save(tmp_path / "copy")
+    again = Calibration.load(tmp_path / "copy")
+    assert again == found and again.chosen == found.chosen and again.verdict("test") == found.verdict("test")
+    assert replace(found, k=4) != found
+
+
+def test_a_killed_run_continues_to_the_same_result(found, llama, folder, tmp_path, monkeypatch):
+    """Stopped after its sixth step, with a torn line behind it; the steps that are done are not done again."""
+    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    killed = tmp_path / "killed"
+    killed.mkdir()
+    (killed / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (killed / "samples.jsonl").write_bytes(b"".join(lines[:-6]) + lines[-6][:20])
+    ran = []
+    scores = Scorer.scores
+    monkeypatch.setattr(Scorer, "scores", lambda scorer: ran.append(len(scorer.examples)) or scores(scorer))
+    monkeypatch.setattr(act, "gradients", lambda *arguments: pytest.fail("the backward pass was done again"))
+    seen = []
+    again = act.run(llama, out=killed, progress=lambda done, of: seen.append((done, of)), **SHORT)
+    assert again == found
+    assert len(ran) == 6 and seen[-1] == (len(lines), len(lines)) and seen[0][0] == 1
+    assert (killed / "samples.jsonl").read_bytes().count(b"\n") == len(lines)
+    ran.clear()
+    assert act.run(llama, out=killed, **SHORT) == found and ran == []
+
+
+def test_other_options_may_not_enter_the_folder(found, llama, folder):
+    with pytest.raises(UsageError, match="made with other options"):
+        act.run(llama, out=folder, **(SHORT | {"k": 4}))
+
+
+# --- words and figures -----------------------------------------------------------------------------------------------
+
+
+def told(found: Calibration, **nll: float) -> str:
+    names = {"none": act.NONE, "best": act.BEST, "bias": act.BIAS}
+    rows = [
+        {"condition": names[name], "draw": 0, "split": "test", "accuracy": 0.5, "nll": value, "auc": auc}
+        for (name, value), auc in zip(nll.items(), (0.7, 0.75, 0.7), strict=True)
+    ]
+    return replace(found, conditions=pd.DataFrame(rows)).verdict("test")
+
+
+def test_the_verdict_says_how_much_a_bias_explains(found):
+    assert told(found, none=0.6, best=0.4, bias=0.5) == (
+        "test: loss 0.600 to 0.400; a label bias alone reaches 0.500 (50% of the gain); AUC 0.700 to 0.750"
+    )
+    assert "(150% of the gain)" in told(found, none=0.6, best=0.4, bias=0.3)
+    assert told(found, none=0.4, best=0.5, bias=0.3) == ("test: the calibrated heads do not help (loss 0.400 to 0.500)")
+
+
+def test_the_table_is_by_split_and_loss(found):
+    table = found.to_df()
+    assert len(table) == 3 * 7
+    assert all(rows["nll"].is_monotonic_increasing for _, rows in table.groupby("split"))
+
+
+def test_figures_draw_every_condition_and_every_swept_head(found):
+    drawn = found.figures()
+    assert list(drawn) == ["conditions", "filter"]
+    points = [len(trace.x) for trace in drawn["conditions"].data]
+    assert sum(points) == 3 * len(found.conditions)
+    heads = set(found.heads.dropna(subset=["effect"])["name"])
+    assert set(drawn["filter"].data[0].text) == heads
+    unswept = replace(found, heads=found.heads.assign(effect=float("nan")))
+    assert list(unswept.figures()) == ["conditions"]
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({"preset": "published"}, "--preset: expected one of paper, release, got 'published'"),
+        ({"layers": (0, 30)}, r"--layers: expected layers within 0..29, got \[0, 30\]"),
+        ({"k": 122}, "--heads: expected 1 to 121, half of the candidates, got 122"),
+        ({"k": 10, "layers": (3, 4)}, "--heads: expected 1 to 9"),
+        ({"draws": 0}, "--draws: expected at least 1"),
+        ({"beta": 1.5}, "beta must be a share from 0 to 1, got 1.5"),
+        ({"rule": "loud"}, "rule must be one of"),
+        ({"examples": []}, "examples: expected a split"),
+    ],
+)
+def test_options_that_cannot_be_followed_say_why(llama, changes, said):
+    with pytest.raises(UsageError, match=said):
+        act.options(llama, **changes)
+
+
+def test_candidates_are_all_layers_but_the_first_two_and_the_last(llama):
+    plan = act.options(llama)
+    assert plan.layers == tuple(range(2, 29)) and plan.k == 30 and plan.preset == "release"
+    assert [each.split for each in plan.examples] == ["calibration"] * 24 + ["test"] * 36 + ["hard"] * 40
+
+
+# --- the filter ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_one_backward_pass_ranks_heads_as_runs_of_each_do(llama):
+    """On all 24 calibration reviews and 24 random heads; `probe intervene act --sweep 100` measures it on 100."""
+    scorer = Scorer(llama, [each for each in sentiment() if each.split == "calibration"])
+    candidates = [Head(layer, head) for layer in range(2, 29) for head in range(9)]
+    gradient = act.gradients(llama, scorer, CalibrateSinks.release(candidates))
+    heads = random.Random(0).sample(candidates, 24)
+    table = pd.DataFrame(
+        {"gradient": [float(gradient[head]) for head in heads], "loss": [loss(llama, scorer, [head]) for head in heads]}
+    )
+    assert table.rank().corr().iloc[0, 1] >= 0.9
+    assert gradient[[0, 1, 29]].abs().max() == 0

@@ -1,0 +1,85 @@
+"""Sink scores: hand-written masses, eager maps, and the packaged model's known layers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from probe import UsageError
+from probe.analyses.heads import sink_scores
+from probe.analyses.heads.sink_scores import SinkScores, sink_score
+from probe.analyses.texts.haystacks import Haystack
+from probe.models import Model
+
+
+def test_the_first_query_is_left_out():
+    mass = torch.tensor([[1.0, 0.5, 0.25, 0.0], [1.0, 1.0, 1.0, 1.0]])[None, None]  # one layer, one text, two heads
+    assert sink_score(mass).tolist() == [[[0.25, 1.0]]]
+
+
+def test_texts_come_first():
+    mass = torch.rand(3, 2, 5, 7)  # layers, batch, heads, queries
+    found = sink_score(mass)
+    assert found.shape == (2, 3, 5) and found[1, 2, 4].item() == pytest.approx(mass[2, 1, 4, 1:].mean().item())
+
+
+def test_too_few_queries_are_refused():
+    with pytest.raises(ValueError, match="queries >= 2"):
+        sink_score(torch.ones(1, 1, 1, 1))
+
+
+def test_scores_equal_the_eager_maps(llama: Model):
+    prose = Haystack(
+        "lines", "\n\n".join(f"In the year {year} the harbour froze over again." for year in range(1700, 1760))
+    )
+    found = sink_scores.run(llama, samples=2, length=20, haystack=prose)
+    assert found.texts["character"].tolist() == [0, prose.text.index("In the year 1730")]
+    assert found.texts["haystack"].tolist() == ["lines"] * 2
+    former = str(llama.hf.config._attn_implementation)
+    llama.hf.set_attn_implementation("eager")
+    try:
+        for row, start in enumerate(found.texts["character"]):
+            ids = llama.tokens(prose.text[start:]).ids[None, :20]
+            with torch.no_grad():
+                maps = torch.cat(llama.hf(input_ids=ids, output_attentions=True, use_cache=False).attentions)
+            torch.testing.assert_close(found.per_sample[row], maps[..., 1:, 0].mean(-1), rtol=1e-4, atol=1e-5)
+    finally:
+        llama.hf.set_attn_implementation(former)
+
+
+def test_mistakes_are_one_line(llama: Model):
+    with pytest.raises(UsageError, match="expected at least 1 text of 2 tokens, got samples=0"):
+        sink_scores.run(llama, samples=0)
+    with pytest.raises(UsageError, match="expected a haystack of at least 2 tokens, got word with 1"):
+        sink_scores.run(llama, samples=1, haystack=Haystack("word", "Word"))
+
+
+def test_a_short_haystack_is_used_whole(llama: Model):
+    prose = Haystack("short", "The ferry leaves at noon.")
+    found = sink_scores.run(llama, samples=1, haystack=prose)
+    assert found.texts["tokens"].tolist() == [len(llama.tokens(prose.text))]
+    assert found.manifest.prompts == (llama.tokens(prose.text).hash,)
+
+
+@pytest.fixture(scope="module")
+def found(llama: Model) -> SinkScores:
+    return sink_scores.run(llama)
+
+
+def test_the_first_token_takes_a_third_of_the_attention(found: SinkScores):
+    assert 0.30 < found.score.mean() < 0.35
+    by_layer = found.by_layer()
+    assert by_layer[:3].max() <= 0.07
+    assert 0.09 <= by_layer[3:10].min() and by_layer[3:10].max() <= 0.22
+    assert by_layer[10:12].max() <= 0.04  # the first sink regime ends, the second has not begun
+    assert 0.25 <= by_layer[12:29].min() and by_layer[12:29].max() <= 0.68
+
+
+def test_the_table_has_intervals_and_the_strongest_sink_first(found: SinkScores):
+    table = found.to_df()
+    assert len(table) == 270 and (table["sink"].diff().dropna() <= 0).all()
+    assert ((table["sink_low"] <= table["sink"]) & (table["sink"] <= table["sink_high"])).all()
+
+
+def test_a_saved_result_reads_back(found: SinkScores, tmp_path):
+    assert SinkScores.load(found.save(tmp_path)) == found

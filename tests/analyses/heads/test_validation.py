@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from probe.analyses.heads.pruning_conditions import Condition, Conditions
+from probe.analyses.heads.validation import _details, _summary, validate
+from probe.analyses.texts.closed_book import FACTS, Fact
+from probe.errors import UsageError
+from probe.heads import Head
+from probe.saving.results import Result
+
+# the ten best heads of SmolLM2-135M-Instruct, from a run with the default options
+TOP_TEN = [
+    Head(18, 6), Head(18, 7), Head(17, 3), Head(17, 4), Head(23, 2), Head(20, 6), Head(21, 8), Head(23, 7), Head(22, 7),
+    Head(24, 4),
+]  # fmt: skip
+SMALL = {
+    "ks": (5, 10), "fills": ("zero",), "lengths": (300,), "depths": (20, 50, 80), "passages": 3, "passage_tokens": 96,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def checked(llama, tmp_path_factory):
+    """Six held-out needles, twenty facts and three passages under seven prunings, and the folder of the run."""
+    folder = tmp_path_factory.mktemp("validation") / "run"
+    return validate(llama, TOP_TEN, **SMALL, out=folder), folder
+
+
+def test_an_answer_must_be_a_whole_word():
+    fact = Fact("Which animal?", ("lion", "H2O"))
+    assert fact.answered("It is a Lion.")
+    assert fact.answered("water is h2o!")
+    assert not fact.answered("There are millions.")
+    assert len(FACTS) == 20
+
+
+@pytest.mark.slow
+def test_without_its_retrieval_heads_the_model_stops_retrieving(checked):
+    found, _ = checked
+    assert found.value("needles", "none") == 1.0
+    assert found.value("needles", "top", 5, "zero") <= 0.2
+    assert found.value("needles", "top", 10, "zero") == 0.0
+    assert found.value("needles", "random", 10, "zero") >= 0.8
+
+
+@pytest.mark.slow
+def test_without_them_it_goes_on_answering_from_its_weights(checked):
+    found, _ = checked
+    base = found.value("closed book", "none")
+    assert base >= 0.6
+    assert found.value("closed book", "top", 10, "zero") >= base - 0.1
+    assert abs(found.row("prose", "top", 10, "zero")["rise"]) < 0.15
+
+
+@pytest.mark.slow
+def test_details_say_what_was_pruned_and_written(checked):
+    found, _ = checked
+    details = found.details
+    assert len(details) == (6 + 20 + 3) * 7
+    top = details[(details["group"] == "top") & (details["k"] == 10)]
+    assert set(top["heads"]) == {" ".join(map(str, TOP_TEN))}
+    random = details[(details["group"] == "random") & (details["k"] == 10) & (details["task"] == "needles")]
+    assert random["heads"].nunique() == 6  # redrawn for every sample
+    unpruned = details[(details["group"] == "none") & (details["task"] == "needles")]
+    assert all(row.answer.split()[-1] in row.generated for row in unpruned.itertuples())
+    with pytest.raises(KeyError, match="no condition needles, top, 5, uniform"):
+        found.value("needles", "top", 5, "uniform")
+
+
+@pytest.mark.slow
+def test_the_check_survives_its_folder_and_continues(checked, llama, tmp_path):
+    found, folder = checked
+    assert Result.load(folder) == found
+    lines = (folder / "samples.jsonl").read_bytes().splitlines()
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    (copy / "config.json").write_bytes((folder / "config.json").read_bytes())
+    (copy / "samples.jsonl").write_bytes(b"\n".join([*lines[:5], lines[5][:99]]))  # killed while writing the sixth
+    counted = []
+    with pytest.raises(KeyboardInterrupt):
+
+        def interrupt(done, total):
+            counted.append((done, total))
+            raise KeyboardInterrupt
+
+        validate(llama, TOP_TEN, **SMALL, out=copy, progress=interrupt)
+    assert counted == [(6, 29)]
+    again = (copy / "samples.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["sample"] for line in again] == [json.loads(line)["sample"] for line in lines[:6]]
+
+
+def by_hand(values: dict[Condition, list[float]], task: str) -> pd.DataFrame:
+    conditions = Conditions(tuple(Head(layer, head) for layer in range(4) for head in range(4)), (2,), ("zero",))
+    done = [
+        {
+            "task": task,
+            "sample": f"{task} {index}",
+            "answer": "",
+            "values": [values[condition][index] for condition in conditions.all],
+            "generated": [""] * len(conditions.all),
+            "heads": [[str(head) for head in heads] for heads in conditions.draw(str(index)).values()],
+        }
+        for index in range(4)
+    ]
+    return pd.DataFrame(list(_details(done, conditions)))
+
+
+NONE, TOP, RANDOM, SAME = (
+    Condition("none", 0, None), Condition("top", 2, "zero"), Condition("random", 2, "zero"),
+    Condition("same layers", 2, "zero"),
+)  # fmt: skip
+
+
+def test_accuracy_is_the_share_of_successes_with_wilsons_interval():
+    details = by_hand({NONE: [1, 1, 1, 1], TOP: [0, 0, 0, 1], RANDOM: [1, 1, 0, 1], SAME: [1, 0, 1, 0]}, "needles")
+    row = _summary("needles", TOP, details, seed=0)
+    assert (row["value"], row["samples"], row["heads"]) == (0.25, 4, 2.0)
+    assert (row["low"], row["high"]) == (pytest.approx(0.0456, abs=1e-4), pytest.approx(0.6994, abs=1e-4))
+    assert _summary("needles", NONE, details, seed=0)["heads"] == 0
+    assert _summary("needles", RANDOM, details, seed=0)["value"] == 0.75
+
+
+def test_the_rise_of_a_loss_is_paired():
+    base = [1.0, 2.0, 3.0, 4.0]  # far apart, yet the rise is the same everywhere
+    details = by_hand({NONE: base, TOP: [x + 0.5 for x in base], RANDOM: base, SAME: base}, "prose")
+    row = _summary("prose", TOP, details, seed=0)
+    assert row["value"] == 3.0
+    assert row["low"] < 2.6 < 3.4 < row["high"]
+    assert (row["rise"], row["rise_low"], row["rise_high"]) == (0.5, 0.5, 0.5)
+    assert _summary("prose", RANDOM, details, seed=0)["rise"] == 0.0
+
+
+def test_wrong_options_are_refused_before_anything_runs(llama):
+    for changes, message in (
+        ({"ks": (5, 200)}, "needs as many others"),
+        ({"phase": "prefill"}, "--phase"),
+        ({"fills": ("mean",)}, "--fill"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"lengths": (9000,)}, "--lengths 9000"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            validate(llama, TOP_TEN, **{**SMALL, **changes})
+
+
+def test_scores_of_another_model_are_refused(llama):
+    with pytest.raises(UsageError, match=r"30 layers x 9 heads of llama, got \[12, 12\]"):
+        validate(llama, torch.rand(12, 12))
+    with pytest.raises(UsageError, match="got L40H0"):
+        validate(llama, [Head(40, 0)])
