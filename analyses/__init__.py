@@ -1,1 +1,26 @@
-"""Analyses: one finding per module: a scorer on tensors, a result, and a runner that feeds the scorer from a model."""
+"""The analyses, one package each, and the table that lists them.
+
+The command line, reports and the app read `TABLE` and know no analysis by name. An entry is the words of the command
+and the class that carries it out; the `settings.py` beside that class holds its `Settings`.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+TABLE: dict[str, str] = {
+}
+"""Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
+
+
+def settings_of(name: str) -> Any:
+    """Return the settings class of an analysis; imports the standard library alone."""
+    module, _, _ = TABLE[name].partition(":")
+    return import_module(f"{module.rpartition('.')[0]}.settings").Settings
+
+
+def analysis_of(name: str) -> Any:
+    """Return the class of an analysis."""
+    module, _, kind = TABLE[name].partition(":")
+    return getattr(import_module(module), kind)

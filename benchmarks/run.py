@@ -29,7 +29,7 @@ from probe.kernels.attend import chosen
 from probe.kernels.contract import Request
 from probe.loading.sources import resolve, weights_hash
 from probe.saving.manifest import Manifest, hardware, peak_memory, versions
-from probe.saving.runs import RunFolder
+from probe.saving.old_runs import RunFolder
 
 PEER_LIBRARIES = ("transformers", "transformer-lens", "nnsight", "triton")
 Progress = Callable[[int, int], None]
@@ -198,7 +198,9 @@ def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
         options=json.loads(json.dumps(asdict(settings))) | {"code": sources},
         interventions=(),
         versions=versions(),
-        elapsed=seconds,
+        measuring=seconds,
+        outside=0.0,
+        passes=None,
         peak_memory=peak_memory(),
         peak_device_memory=None,
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),

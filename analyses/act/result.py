@@ -30,8 +30,8 @@ from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions import Blend, CalibrateSinks
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, Steps, carry_out, config_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

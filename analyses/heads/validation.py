@@ -30,8 +30,8 @@ from probe.analyses.texts.haystacks import Haystack, language_reference
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, carry_out, config_of
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, carry_out, config_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

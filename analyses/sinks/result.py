@@ -39,8 +39,8 @@ from probe.engine.residual import ResidualStream
 from probe.figures.style import decimal
 from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, carry_out
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, carry_out
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

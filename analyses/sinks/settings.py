@@ -12,7 +12,7 @@ from probe.analyses.sinks.statistics import EPSILON
 from probe.analyses.sinks.texts import TEXTS, Prose
 from probe.errors import UsageError
 from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
-from probe.saving.runs import config_of
+from probe.saving.old_runs import config_of
 
 if TYPE_CHECKING:
     from probe.models import Model

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 import click
 
+from probe.analyses import TABLE
+from probe.app.cli.frame import command_of
 from probe.errors import ProbeError, UsageError
 
 COMMANDS = {
@@ -23,19 +25,19 @@ COMMANDS = {
     "models": "probe.app.cli.models",
     "sinks": "probe.app.cli.sinks",
 }
-"""Subcommand to the module whose `command` it is."""
+"""Commands that are no analysis -> the module whose `command` each is."""
 
 
 class LazyGroup(click.Group):
-    """A group that imports a subcommand's module when it is asked for."""
+    """A group that makes or imports a command when it is asked for: those of `COMMANDS`, and every analysis."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
+        return sorted({*COMMANDS, *(name.split(" ")[0] for name in TABLE)})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        return importlib.import_module(COMMANDS[cmd_name]).command
+        if (found := command_of(cmd_name)) is not None:
+            return found
+        return importlib.import_module(COMMANDS[cmd_name]).command if cmd_name in COMMANDS else None
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

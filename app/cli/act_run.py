@@ -12,7 +12,7 @@ from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import show
 from probe.figures.pages import save_pictures
 from probe.saving.jsonable import dumps, plain
-from probe.saving.runs import RunFolder, default_folder
+from probe.saving.old_runs import RunFolder, default_folder
 
 
 def main(options: Options) -> None:

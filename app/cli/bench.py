@@ -118,7 +118,7 @@ def command(
     from probe.benchmarks.plan import Settings
     from probe.benchmarks.run import check_device, config, run
     from probe.figures.pages import save_pictures
-    from probe.saving.runs import default_folder
+    from probe.saving.old_runs import default_folder
 
     settings = Settings(
         threads=threads or torch.get_num_threads(),

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from probe.analyses.circuits.tasks import NAMES
-from probe.app.cli.options import Shared, shared
+from probe.app.cli.old_options import Shared, shared
 
 
 @dataclass(frozen=True, kw_only=True)

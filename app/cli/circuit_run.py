@@ -16,13 +16,13 @@ from probe.analyses.circuits.repair import result as repairs
 from probe.analyses.circuits.reuse import result as comparisons
 from probe.analyses.circuits.search import result as circuits
 from probe.app.cli.circuit import EdgeOptions, RepairOptions, ReuseOptions, SearchOptions
-from probe.app.cli.options import Shared
+from probe.app.cli.old_options import Shared
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import duration, show, size
 from probe.figures.pages import save_pictures
 from probe.saving.jsonable import dumps, plain
+from probe.saving.old_runs import RunFolder, default_folder
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, default_folder
 
 SHOWN = {
     "stage": "stage",

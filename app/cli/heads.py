@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from probe.app.cli.options import Numbers, Shared, shared
+from probe.app.cli.old_options import Numbers, Shared, shared
 from probe.errors import UsageError
 
 KINDS = ("retrieval", "induction", "previous-token", "duplicate-token", "copying", "sink")

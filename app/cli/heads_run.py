@@ -23,8 +23,8 @@ from probe.errors import UsageError
 from probe.figures.pages import save_pictures
 from probe.models import Model
 from probe.saving.manifest import weights_hash
+from probe.saving.old_runs import RunFolder, default_folder
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, default_folder
 
 KS = (5, 10, 20, 30)
 """How many of the best heads --validate prunes, where the model has twice as many."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from probe.app.cli.options import Shared, shared
+from probe.app.cli.old_options import Shared, shared
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -1,10 +1,9 @@
-"""The options that commands share. A command takes those it reads: `@shared("model", "seed", ...)`."""
+"""The options that commands share, and the types of option values that click lacks."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,58 +52,63 @@ class Layers(click.ParamType):
         return tuple(sorted(layers))
 
 
-SHARED: dict[str, Callable[..., Any]] = {
-    "model": click.option(
-        "--model", "-m", default="llama", show_default=True, metavar="NAME",
-        help="Short name (see `probe models`), Hugging Face id, folder, or .gguf file.",
-    ),
-    "revision": click.option("--revision", metavar="REV", help="Branch, tag or commit of a Hugging Face id."),
-    "device": click.option(
-        "--device", metavar="DEVICE", help="cpu, cuda, cuda:1, mps.  [default: a GPU if there is one]",
-    ),
-    "dtype": click.option(
-        "--dtype", type=click.Choice(DTYPES), help="Weights and arithmetic; auto is the checkpoint's own.  [default: "
-        "float32 on a CPU, else auto]",
-    ),
-    "seed": click.option("--seed", type=int, default=0, show_default=True, help="Same seed, same numbers."),
-    "out": click.option(
-        "--out", "-o", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-        help="Run folder. One that exists is continued.  [default: runs/<command>-<model>-<hash of the options>]",
-    ),
-    "layers": click.option("--layers", type=Layers(), help="Report the heads of these layers only.  [default: all]"),
-    "max-tokens": click.option(
-        "--max-tokens", type=click.IntRange(min=1), metavar="N", help="Leave out lengths above this.",
-    ),
-    "dry-run": click.option(
-        "--dry-run", is_flag=True, help="Print what would run, with an estimate of memory and time, and stop.",
-    ),
-    "json": click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout, nothing else there."),
-    "quiet": click.option("--quiet", "-q", is_flag=True, help="No progress and no notes on stderr."),
+LAYERS = "Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)"
+
+
+SHARED: dict[str, dict[str, Any]] = {
+    "model": {
+        "names": ["--model", "-m"], "default": "llama", "metavar": "NAME",
+        "help": "Short name (see `probe models`), Hugging Face id, folder, or .gguf file (default: llama)",
+    },
+    "revision": {
+        "names": ["--revision"], "metavar": "REV",
+        "help": "Branch, tag or commit of a Hugging Face id (default: its main branch)",
+    },
+    "device": {
+        "names": ["--device"], "metavar": "DEVICE",
+        "help": "cpu, cuda, cuda:1 or mps (default: a GPU if there is one)",
+    },
+    "dtype": {
+        "names": ["--dtype"], "type": click.Choice(DTYPES),
+        "help": "Precision of weights and arithmetic; auto is the checkpoint's own (default: float32 on a CPU, else "
+        "auto)",
+    },
+    "seed": {
+        "names": ["--seed"], "type": int, "default": 0,
+        "help": "Seed of every random draw; the same seed gives the same numbers (default: 0)",
+    },
+    "out": {
+        "names": ["--out", "-o"], "type": click.Path(file_okay=False, path_type=Path), "metavar": "FOLDER",
+        "help": "Run folder; one that exists is continued (default: runs/<command>-<model>-<hash of the settings>)",
+    },
+    "dry-run": {
+        "names": ["--dry-run"], "is_flag": True,
+        "help": "Print what would run, with an estimate of time and memory, and stop",
+    },
+    "json": {
+        "names": ["--json", "as_json"], "is_flag": True,
+        "help": "Print one JSON object on stdout and nothing else there",
+    },
+    "quiet": {"names": ["--quiet", "-q"], "is_flag": True, "help": "Print no progress and no notes on stderr"},
 }  # fmt: skip
+"""Options that mean the same in every command that has them."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Shared:
-    """What was typed of the options that every command which runs a model has; `SHARED` has their help texts."""
-
-    model: str
-    revision: str | None
-    device: str | None
-    dtype: str | None
-    seed: int
-    out: Path | None
-    layers: tuple[int, ...] | None = None
-    dry_run: bool
-    as_json: bool
-    quiet: bool
+def shared_options(*names: str) -> list[click.Option]:
+    """Return these shared options, for a command that is built from parameters."""
+    return [click.Option(SHARED[name]["names"], **_attributes(name)) for name in names]
 
 
 def shared(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that gives a command these shared options, in this order."""
+    """Return a decorator that gives a command these shared options, in this order."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for name in reversed(names):
-            command = SHARED[name](command)
+            command = click.option(*SHARED[name]["names"], **_attributes(name))(command)
         return command
 
     return decorate
+
+
+def _attributes(name: str) -> dict[str, Any]:
+    return {key: value for key, value in SHARED[name].items() if key != "names"}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import click
 
-from probe.app.cli.options import Shared, shared
+from probe.app.cli.old_options import Shared, shared
 
 
 @dataclass(frozen=True, kw_only=True)

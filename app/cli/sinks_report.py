@@ -22,7 +22,7 @@ from probe.figures.style import decimal
 from probe.models import Model
 from probe.saving.jsonable import dumps, plain
 from probe.saving.manifest import attention
-from probe.saving.runs import default_folder
+from probe.saving.old_runs import default_folder
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """What a run was: everything that decides its numbers, and what it cost.
 
 `Manifest.identity` holds the former: two runs with equal identities give equal numbers. The rest (the model's name as
-typed, elapsed seconds, memory, command line, time of day) may differ between them.
+typed, seconds, memory, command line, time of day) may differ between them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,12 @@ if TYPE_CHECKING:
     from probe.models import Model
     from probe.tokens import Tokens
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the saved form. A reader refuses a version that it does not know."""
 
-INCIDENTAL = frozenset({"name", "elapsed", "peak_memory", "peak_device_memory", "command", "created"})
+INCIDENTAL = frozenset(
+    {"name", "measuring", "outside", "passes", "peak_memory", "peak_device_memory", "command", "created"}
+)
 """The fields that may differ between runs with equal numbers."""
 
 RECORDED_LIBRARIES = ("attention-probe", "torch", "transformers", "tokenizers", "numpy")
@@ -50,7 +52,9 @@ class Manifest:
     prompts: a hash of the token ids of each prompt, in order.
     bos: whether a BOS token was put in front; None where no prompt was made from text.
     options, interventions: as JSON, enough to repeat the run.
-    elapsed: seconds, over all processes that worked on the run, loading the model not included.
+    measuring: seconds of measuring, over all processes that worked on the run. outside: seconds that the last of them
+        spent beside it, on starting, loading and drawing.
+    passes: `measuring` over the seconds of plain prefill and decode of the same tokens; None without a model.
     peak_memory: bytes, the most this process had resident; peak_device_memory: bytes that torch allocated on the GPU.
     """
 
@@ -70,7 +74,9 @@ class Manifest:
     options: dict[str, Any]
     interventions: tuple[Any, ...]
     versions: dict[str, str]
-    elapsed: float
+    measuring: float
+    outside: float
+    passes: float | None
     peak_memory: int
     peak_device_memory: int | None
     command: str
@@ -108,8 +114,12 @@ class Manifest:
         except ValueError:
             raise ProbeError(f"{path} is not valid JSON; run the analysis again") from None
         if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-            found = content.get("schema") if isinstance(content, dict) else None
-            raise ProbeError(f"{path} has schema {found}, expected {SCHEMA}: read it with the version that wrote it")
+            command = content.get("command", "") if isinstance(content, dict) else ""
+            again = f": {command}" if command else ""
+            raise ProbeError(
+                f"{folder} was written by another version of probe, which this one cannot read; repeat its command "
+                f"with a new --out{again}"
+            )
         names = {field.name for field in fields(cls)}
         if content.keys() != names:
             raise ProbeError(f"{path} has other fields than expected: {', '.join(sorted(content.keys() ^ names))}")
@@ -118,61 +128,71 @@ class Manifest:
         return cls(**content)
 
 
-class Recorder:
-    """Measures a run from construction on, and writes its manifest at the end.
+def manifest_of(
+    model: Model | None,
+    *,
+    analysis: str,
+    options: Mapping[str, Any],
+    seed: int = 0,
+    interventions: Iterable[Any] = (),
+    prompts: Iterable[Tokens | str] = (),
+    bos: bool | None = None,
+    measuring: float = 0.0,
+    outside: float = 0.0,
+    passes: float | None = None,
+) -> Manifest:
+    """Return the manifest of a run that ends now.
 
-    `before` is the time that earlier processes spent on the same run (`RunFolder.seconds`). Interventions that are in
-    force on the model are recorded beside those that are named.
+    prompts: Tokens or their hashes. interventions: those named here are recorded before those in force on the model.
+    A run without a model has "none" for it, and the CPU for a device.
     """
+    import torch
 
-    def __init__(
-        self,
-        model: Model,
-        *,
-        analysis: str,
-        options: Mapping[str, Any],
-        seed: int = 0,
-        interventions: Iterable[Any] = (),
-        before: float = 0.0,
-    ) -> None:
-        self._model = model
-        self._analysis = analysis
-        self._options = decode(encode(options, "options"))
-        described = [*interventions, *(each.describe() for each in model.interventions)]
-        self._interventions = tuple(decode(encode(each, "interventions")) for each in described)
-        self._seed = seed
-        self._before = before
+    about: dict[str, Any] = {"name": "none", "model": "none", "revision": None, "weights_hash": "", "dtype": "float32"}
+    device, described = torch.device("cpu"), list(interventions)
+    if model is not None:
+        device = model.device
+        described += [each.describe() for each in model.interventions]
+        about = {
+            "name": model.name,
+            "model": model.name if model.source is None else model.source.model,
+            "revision": None if model.source is None else model.source.revision,
+            "weights_hash": model.weights_hash,
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+    return Manifest(
+        analysis=analysis,
+        **about,
+        device=device.type,
+        hardware=hardware(device),
+        attention="none" if model is None else attention(model),
+        seed=seed,
+        bos=bos,
+        prompts=tuple(prompt if isinstance(prompt, str) else prompt.hash for prompt in prompts),
+        options=decode(encode(options, "options")),
+        interventions=tuple(decode(encode(each, "interventions")) for each in described),
+        versions=versions(),
+        measuring=measuring,
+        outside=outside,
+        passes=passes,
+        peak_memory=peak_memory(),
+        peak_device_memory=torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None,
+        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    )
+
+
+class Recorder:
+    """Measures a run from construction on, and writes its manifest at the end."""
+
+    def __init__(self, model: Model, *, before: float = 0.0, **about: Any) -> None:
+        self._model, self._about, self._before = model, about, before
         self._start = time.monotonic()
 
     def manifest(self, *, prompts: Iterable[Tokens | str] = (), bos: bool | None = None) -> Manifest:
-        """The manifest of the run so far; `prompts` are Tokens or their hashes."""
-        import torch
-
-        model = self._model
-        hashes = tuple(prompt if isinstance(prompt, str) else prompt.hash for prompt in prompts)
-        cuda = model.device.type == "cuda"
-        return Manifest(
-            analysis=self._analysis,
-            name=model.name,
-            model=model.name if model.source is None else model.source.model,
-            revision=None if model.source is None else model.source.revision,
-            weights_hash=weights_hash(model),
-            dtype=str(model.dtype).removeprefix("torch."),
-            device=model.device.type,
-            hardware=hardware(model.device),
-            attention=attention(model),
-            seed=self._seed,
-            bos=bos,
-            prompts=hashes,
-            options=self._options,
-            interventions=self._interventions,
-            versions=versions(),
-            elapsed=self._before + time.monotonic() - self._start,
-            peak_memory=peak_memory(),
-            peak_device_memory=torch.cuda.max_memory_allocated(model.device) if cuda else None,
-            command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-            created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        )
+        """Return the manifest of the run so far; `prompts` are Tokens or their hashes."""
+        measuring = self._before + time.monotonic() - self._start
+        return manifest_of(self._model, prompts=prompts, bos=bos, measuring=measuring, **self._about)
 
 
 def attention(model: Model) -> str:

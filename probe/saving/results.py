@@ -6,6 +6,7 @@ A saved result is a folder:
     result.json          the fields; written last, so its presence means that the folder is whole
     tensors.safetensors  the tensors of the fields; result.json names them {"$tensor": "score"}
     <field>.parquet      the tables; result.json names them {"$table": "samples"}
+    <field>/             results inside this one, in the same form; result.json names them {"$result": "retrieval"}
     figures/             one page per figure, all reading the plotly.min.js beside them: they open without a network
 
 Nothing is pickled, so opening a folder runs no code from it.
@@ -36,6 +37,10 @@ from probe.saving.manifest import Manifest
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from typing_extensions import Self
+
+    from probe.frame.findings import Finding
+    from probe.frame.scores import HeadScore
+    from probe.frame.tables import Table
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -70,10 +75,36 @@ class Result(ABC):
         """The main figure; it is returned, never shown."""
         return next(iter(self.figures().values()))
 
+    def tables(self) -> dict[str, Table]:
+        """Return the tables that people and programs get, by name, the main one first."""
+        return {}
+
+    def summary(self) -> tuple[str, ...]:
+        """Return the result in sentences."""
+        return ()
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the claims of the analysis with what this run measured of them."""
+        return ()
+
+    def head_scores(self) -> dict[str, HeadScore]:
+        """Return the scores of all heads by name; empty for an analysis that scores no heads."""
+        return {}
+
+    def parts(self) -> dict[str, Result]:
+        """Return the results inside this one, each saved in a folder of its name."""
+        return {name: value for name, value in self._values() if isinstance(value, Result)}
+
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
         return {"manifest": self.manifest.to_dict()} | {
-            name: plain(value.to_dict("records") if isinstance(value, pd.DataFrame) else value)
+            name: plain(
+                value.to_dict("records")
+                if isinstance(value, pd.DataFrame)
+                else value.to_dict()
+                if isinstance(value, Result)
+                else value
+            )
             for name, value in self._values()
         }
 
@@ -106,6 +137,9 @@ class Result(ABC):
                 with replacing(folder / f"{where}.parquet") as path:
                     value.to_parquet(path)
                 return {"$table": where}
+            if isinstance(value, Result):
+                value.save(folder / where)
+                return {"$result": where}
             return unknown(value, f"{type(self).__name__}.{where}")
 
         content = {name: encode(value, name, other=leaf) for name, value in self._values()}
@@ -138,6 +172,8 @@ class Result(ABC):
             tensors = load_file(folder / "tensors.safetensors") if (folder / "tensors.safetensors").exists() else {}
 
             def leaf(tag: str, name: str) -> Any:
+                if tag == "$result":
+                    return Result.load(folder / name)
                 return tensors[name] if tag == "$tensor" else pd.read_parquet(folder / f"{name}.parquet")
 
             read = {name: decode(value, other=leaf) for name, value in values.items()}
@@ -196,6 +232,8 @@ def _equal(a: Any, b: Any) -> bool:
         return bool((same | (a.cpu().isnan() & b.cpu().isnan())).all() if a.is_floating_point() else same.all())
     if isinstance(a, pd.DataFrame) and isinstance(b, pd.DataFrame):
         return a.equals(b)
+    if isinstance(a, Result) or isinstance(b, Result):
+        return a == b
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(_equal(x, y) for x, y in zip(a, b, strict=True))
     if isinstance(a, dict) and isinstance(b, dict):

@@ -1,24 +1,26 @@
-"""Run folders: finished samples are kept as they come, so that a killed run continues where it stood.
+"""Run folders: finished units are kept as they come, so that a killed run continues where it stopped.
 
-    config.json     the options that the run was started with; another run may not enter
-    samples.jsonl   one line per finished sample: {"seconds": time it took, "sample": {...}}
-    result.json     written last (probe.saving.results): the run is finished
+    config.json         what the run was started with; a run with other settings or another model may not enter
+    units.jsonl         one line for each finished unit: its name, seconds, record, and hashes of the prompts it read
+    prompts.jsonl.gz    the full prompts, one line each: hash, ids, text where it was made from one
+    result.json         written last (probe.saving.results): the run is finished
 
 A line counts once its newline is on the disk. A process that dies while writing leaves a torn last line, which the
-next one drops: at most the sample in flight is lost.
+next one drops: at most the unit in flight is lost.
 """
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import re
-import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -27,17 +29,19 @@ from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode
 
 if TYPE_CHECKING:
-    from probe.models import Model
-    from probe.saving.results import Result
+    from probe.frame.analysis import Prompt
 
-R = TypeVar("R", bound="Result")
+SCHEMA = 2
+"""Version of the folder's form."""
+LINE = {"unit", "seconds", "record", "prompts"}
 
 
 def default_folder(command: str, model: str, config: Mapping[str, Any]) -> Path:
-    """runs/<command>-<model>-<8 hex digits of the options>, under the working directory."""
+    """Return runs/<command>-<model>-<8 hex digits of the config>, under the working directory."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
     text = json.dumps(encode(config, "config"), sort_keys=True)
-    return Path("runs") / f"{command}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    words = re.sub(r"[^A-Za-z0-9._-]+", "-", command)
+    return Path("runs") / f"{words}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 class RunFolder:
@@ -48,7 +52,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        self.config = decode(encode(config, "config"))
+        self.config = {"schema": SCHEMA} | self.encoded(config)
         if self.path.exists() and not self.path.is_dir():
             raise UsageError(f"expected a folder for the run, got the file {self.path}; give another --out")
         try:
@@ -62,41 +66,57 @@ class RunFolder:
         try:
             self._check_config()
             self._lines = self._read_lines()
+            _cut_torn_member(self.path / "prompts.jsonl.gz")
         except BaseException:
             self._lock.release()
             raise
-        self._last = time.monotonic()
+        self._kept = {prompt[0] for line in self._lines for prompt in line["prompts"]}
+        self.before = sum(line["seconds"] for line in self._lines)
+        """Seconds that the units took that were finished when the folder was opened."""
+
+    @staticmethod
+    def encoded(values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return values as they read back from JSON."""
+        return decode(encode(values, "config"))
 
     @property
     def finished(self) -> bool:
-        """Whether the result of this run is saved: `Result.load(folder.path)` then gives it without recomputation."""
+        """Whether a result is saved here."""
         return (self.path / "result.json").is_file()
 
     @property
     def seconds(self) -> float:
-        """Seconds that the finished samples took, over all the processes that worked on this run."""
+        """Seconds that the finished units took, over all processes that worked on this run."""
         return sum(line["seconds"] for line in self._lines)
 
-    def samples(self) -> list[dict[str, Any]]:
-        """The finished samples, oldest first."""
-        return [line["sample"] for line in self._lines]
+    def records(self) -> dict[str, Any]:
+        """Return the record of every finished unit by the unit's name, oldest first."""
+        return {line["unit"]: line["record"] for line in self._lines}
 
-    def append(self, sample: Mapping[str, Any]) -> None:
-        """Keep a finished sample; it is on the disk when this returns. TypeError for what JSON cannot hold."""
-        now = time.monotonic()
-        line = {"seconds": now - self._last, "sample": encode(sample, "sample")}
-        with open(self.path / "samples.jsonl", "ab") as file:
-            file.write(dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+    def prompts(self) -> dict[str, tuple[int, int]]:
+        """Return the length of each prompt that was read and how many tokens were written after it, by hash."""
+        return {key: (tokens, written) for line in self._lines for key, tokens, written in line["prompts"]}
+
+    def append(self, unit: str, record: Any, *, seconds: float, prompts: Iterable[Prompt] = ()) -> Any:
+        """Keep a finished unit and return its record as JSON gives it back; it is on the disk when this returns.
+
+        Raises TypeError for what JSON cannot hold.
+        """
+        read = list(prompts)
+        line = {
+            "unit": unit,
+            "seconds": seconds,
+            "record": encode(record, unit),
+            "prompts": [[prompt.hash, len(prompt.ids), prompt.written] for prompt in read],
+        }
+        fresh = {prompt.hash: prompt for prompt in read if prompt.hash not in self._kept}
+        if fresh:
+            lines = [{"hash": each.hash, "ids": list(each.ids), "text": each.text} for each in fresh.values()]
+            self._write("prompts.jsonl.gz", gzip.compress("".join(dumps(each) + "\n" for each in lines).encode()))
+            self._kept |= fresh.keys()
+        self._write("units.jsonl", dumps(line).encode() + b"\n")
         self._lines.append(decode(line))
-        self._last = now
-
-    def restart(self) -> None:
-        """Forget the samples and the result; the options stay."""
-        (self.path / "result.json").unlink(missing_ok=True)
-        (self.path / "samples.jsonl").unlink(missing_ok=True)
-        self._lines = []
+        return self._lines[-1]["record"]
 
     def close(self) -> None:
         """Let other processes enter."""
@@ -110,10 +130,16 @@ class RunFolder:
     ) -> None:
         self.close()
 
+    def _write(self, name: str, content: bytes) -> None:
+        with open(self.path / name, "ab") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+
     def _check_config(self) -> None:
         path = self.path / "config.json"
         if not path.exists():
-            stray = [name for name in ("samples.jsonl", "result.json") if (self.path / name).exists()]
+            stray = [name for name in ("units.jsonl", "samples.jsonl", "result.json") if (self.path / name).exists()]
             if stray:
                 raise ProbeError(f"{self.path} holds {stray[0]} but no config.json; give another --out or delete it")
             write_text(path, dumps(encode(self.config), indent=1) + "\n")
@@ -122,6 +148,8 @@ class RunFolder:
             found = decode(json.loads(path.read_text(encoding="utf-8")))
         except ValueError:
             raise ProbeError(f"{path} is not valid JSON; give another --out or delete the folder") from None
+        if isinstance(found, dict) and found.get("schema") != SCHEMA:
+            raise UsageError(f"{self.path} was made by another version of probe; give another --out or delete it")
         if found != self.config:
             raise UsageError(
                 f"{self.path} was made with other options ({_difference(found, self.config)}); "
@@ -129,7 +157,7 @@ class RunFolder:
             )
 
     def _read_lines(self) -> list[dict[str, Any]]:
-        path = self.path / "samples.jsonl"
+        path = self.path / "units.jsonl"
         if not path.exists():
             return []
         content = path.read_bytes()
@@ -148,58 +176,37 @@ class RunFolder:
         return lines
 
 
-class Steps:
-    """The named steps of a run: those that its folder holds are not done again, and each that is done is kept there.
-
-    folder: None keeps nothing. progress: called with (steps done, steps planned) after each.
-    """
-
-    def __init__(
-        self, folder: RunFolder | None, total: int, progress: Callable[[int, int], None] | None = None
-    ) -> None:
-        self._folder, self._total, self._progress = folder, total, progress
-        self._found = {} if folder is None else {sample["step"]: sample["found"] for sample in folder.samples()}
-        self._done = 0
-
-    def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
-        """What the step found, as JSON holds it: computed now, or by an earlier process."""
-        if name not in self._found:
-            self._found[name] = compute()
-            if self._folder is not None:
-                self._folder.append({"step": name, "found": self._found[name]})
-        self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
-        return self._found[name]
+def read_prompts(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """Yield the full prompts of a run folder: hash, ids, and text where a prompt was made from one."""
+    path = Path(folder) / "prompts.jsonl.gz"
+    if not path.exists():
+        return
+    seen: set[str] = set()
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        for line in file:
+            prompt = json.loads(line)
+            if prompt["hash"] not in seen:  # a unit that was cut off has kept its prompts, and keeps them again
+                seen.add(prompt["hash"])
+                yield prompt
 
 
-def config_of(model: Model, analysis: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued: the analysis, the model as it is, and the options."""
-    dtype = str(model.dtype).removeprefix("torch.")
-    return {"analysis": analysis, "weights": model.weights_hash, "dtype": dtype, **options}
-
-
-def carry_out(
-    kind: type[R],
-    out: RunFolder | str | Path | None,
-    config: Callable[[], Mapping[str, Any]],
-    measure: Callable[[RunFolder | None], R],
-) -> R:
-    """The result that a folder holds, or else what `measure` makes, step by step, in that folder, where it is saved.
-
-    out: an open folder, the path of one, or None to keep nothing. config: what the folder of a path must have been made
-    with.
-    """
-    if out is None:
-        return measure(None)
-    if not isinstance(out, RunFolder):
-        with RunFolder(out, config()) as folder:
-            return carry_out(kind, folder, config, measure)
-    if out.finished:
-        return kind.load(out.path)
-    result = measure(out)
-    result.save(out.path)
-    return result
+def _cut_torn_member(path: Path) -> None:
+    """Cut off a half-written member at the end of a gzip file, which would hide all that is appended behind it."""
+    if not path.exists():
+        return
+    content = path.read_bytes()
+    whole = 0
+    while whole < len(content):
+        member = zlib.decompressobj(wbits=31)
+        try:
+            member.decompress(content[whole:])
+        except zlib.error:
+            break
+        if not member.eof:
+            break
+        whole = len(content) - len(member.unused_data)
+    if whole < len(content):
+        os.truncate(path, whole)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -207,7 +214,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         value = decode(json.loads(line))
     except ValueError:
         return None
-    return value if isinstance(value, dict) and value.keys() == {"seconds", "sample"} else None
+    return value if isinstance(value, dict) and value.keys() == LINE else None
 
 
 def _difference(found: Any, wanted: Mapping[str, Any]) -> str:

@@ -35,8 +35,8 @@ from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.patching.effects import Effects, joined
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:

@@ -28,8 +28,8 @@ from probe.errors import ProbeError, UsageError
 from probe.heads import Head
 from probe.interventions import ForceAttention
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:

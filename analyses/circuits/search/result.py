@@ -37,8 +37,8 @@ from probe.patching.effects import Effects, joined
 from probe.patching.nodes import Input, keys, queries, values
 from probe.patching.paths import to_inputs, to_logits
 from probe.saving.manifest import Recorder
+from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder, Steps, carry_out, config_of
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:

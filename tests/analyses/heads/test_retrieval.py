@@ -10,8 +10,8 @@ from probe.analyses.heads.needles import Needle
 from probe.analyses.heads.retrieval import RetrievalHeads, is_stable, options, run, run_config
 from probe.errors import ProbeError, UsageError
 from probe.heads import Head
+from probe.saving.old_runs import RunFolder
 from probe.saving.results import Result
-from probe.saving.runs import RunFolder
 
 TOP_FIVE = {Head(18, 6), Head(17, 3), Head(17, 4), Head(18, 7), Head(23, 2)}
 SMALL = {"lengths": (300,), "depths": (10, 50, 90)}

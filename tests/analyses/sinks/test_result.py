@@ -17,7 +17,7 @@ from probe.analyses.sinks.settings import Settings
 from probe.analyses.sinks.statistics import row_counts
 from probe.analyses.sinks.texts import TEXTS
 from probe.models import Model
-from probe.saving.runs import RunFolder
+from probe.saving.old_runs import RunFolder
 
 SHORT = Settings(texts=TEXTS[:2], max_tokens=150, randoms=1)
 

@@ -8,7 +8,7 @@ import pytest
 
 from probe.errors import ProbeError, UsageError
 from probe.heads import Head
-from probe.saving.runs import RunFolder, Steps, default_folder
+from probe.saving.old_runs import RunFolder, Steps, default_folder
 
 CONFIG = {"lengths": (300, 600), "seed": 0, "haystack": None, "threshold": math.inf}
 
