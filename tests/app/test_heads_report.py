@@ -21,7 +21,8 @@ def checked(phase: str) -> Validation:
             place += 1
     manifest = Manifest(
         analysis="validation", name="llama", model="m", revision=None, weights_hash="", dtype="float32", device="cpu",
-        hardware="", attention="", seed=0, bos=None, prompts=(), options={}, interventions=(), versions={}, measuring=0.0, outside=0.0, passes=None,
+        hardware="", attention="", seed=0, bos=None, prompts=(), options={}, interventions=(), versions={}, 
+        measuring=0.0, outside=0.0, passes=None,
         peak_memory=0, peak_device_memory=None, command="", created="",
     )  # fmt: skip
     return Validation(
