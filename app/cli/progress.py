@@ -18,7 +18,7 @@ def note(text: str, *, quiet: bool = False) -> None:
 
 @contextmanager
 def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that moves a bar with a time estimate; silent where stderr is not a terminal."""
+    """Yield A function (done, total) that moves a bar with a time estimate; silent where stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -40,7 +40,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
 
 @contextmanager
 def continuing(folder: Path) -> Iterator[None]:
-    """An interruption says how to go on: the finished samples are in the folder."""
+    """Yield an interruption says how to go on: the finished samples are in the folder."""
     try:
         yield
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What an analysis found: a frozen dataclass that knows its table, its figures, and how to be saved and read back.
+"""A result is a frozen dataclass that knows its tables, figures and claims, and how it is saved and read back.
 
 A saved result is a folder:
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Result(ABC):
-    """A finding and the manifest of the run that made it.
+    """What an analysis measured, and the manifest of the run that measured it.
 
     Subclasses are frozen dataclasses whose fields hold tensors, data frames, numbers, strings, heads and lists,
     tuples or dicts of these, nothing else. JSON arrays come back as tuples where the field is declared a tuple, as
@@ -65,14 +65,14 @@ class Result(ABC):
 
     @abstractmethod
     def to_df(self) -> pd.DataFrame:
-        """The finding as one table, most important row first."""
+        """Return the result as one table, most important row first."""
 
     @abstractmethod
     def figures(self) -> dict[str, Figure]:
-        """Every figure of this finding by file name, the main one first."""
+        """Return every figure by file name, the main one first."""
 
     def plot(self) -> Figure:
-        """The main figure; it is returned, never shown."""
+        """Return the main figure; it is returned, never shown."""
         return next(iter(self.figures().values()))
 
     def tables(self) -> dict[str, Table]:
@@ -96,7 +96,7 @@ class Result(ABC):
         return {name: value for name, value in self._values() if isinstance(value, Result)}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
+        """Return all fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
         return {"manifest": self.manifest.to_dict()} | {
             name: plain(
                 value.to_dict("records")
@@ -109,7 +109,7 @@ class Result(ABC):
         }
 
     def differences(self, other: Result) -> list[str]:
-        """Names of the fields that are not bit for bit equal, the manifest left aside; ["type"] for another class."""
+        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] for another class."""
         if type(self) is not type(other):
             return ["type"]
         mine, theirs = dict(self._values()), dict(other._values())
@@ -122,7 +122,7 @@ class Result(ABC):
         raise TypeError(f"unhashable type: {type(self).__name__!r}, whose tensors compare by value")
 
     def save(self, folder: str | Path) -> Path:
-        """Write the folder described at the head of this module; its path. An older result there is replaced."""
+        """Write the folder that this module's docstring describes and return its path; an older result is replaced."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)  # until the new one is whole, there is none
@@ -154,7 +154,7 @@ class Result(ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The result saved in the folder. `Result.load` reads any kind, a subclass only its own."""
+        """Return the result saved in the folder. `Result.load` reads any kind, a subclass only its own."""
         folder = Path(folder)
         manifest = Manifest.load(folder)
         path = folder / "result.json"
@@ -205,7 +205,7 @@ class Result(ABC):
 
 
 def _class_of(kind: str, path: Path) -> type[Result]:
-    """The class that result.json names: imported already, or of this library; a folder cannot name other modules."""
+    """Return the class that result.json names; it must be imported already or belong to this library."""
     module, _, name = str(kind).partition(":")
     if module.startswith(("probe.analyses.", "probe.benchmarks.")):
         with suppress(ModuleNotFoundError):
