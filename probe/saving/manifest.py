@@ -210,7 +210,7 @@ def attention(model: Model) -> str:
 
 
 def parameters_hash(hf: PreTrainedModel) -> str:
-    """Return the SHA-256 (hex) of the names and values of a model's parameters, for models that no file stands behind."""
+    """Return the SHA-256 (hex) of a model's parameters, for models without a file behind them."""
     import torch
 
     digest = hashlib.sha256()

@@ -109,7 +109,7 @@ class Result(ABC):
         }
 
     def differences(self, other: Result) -> list[str]:
-        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] for another class."""
+        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] if not of one class."""
         if type(self) is not type(other):
             return ["type"]
         mine, theirs = dict(self._values()), dict(other._values())
