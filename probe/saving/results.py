@@ -27,8 +27,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probe.errors import ProbeError
-from probe.figures.pages import save_figures
+from probe.errors import ProbeError, UsageError
+from probe.figures.pages import caption_of, save_figures
 from probe.saving.atomic import replacing, write_text
 from probe.saving.jsonable import decode, dumps, encode, plain, unknown
 from probe.saving.manifest import Manifest
@@ -36,6 +36,8 @@ from probe.saving.manifest import Manifest
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from typing_extensions import Self
+
+    from probe.figures import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -63,12 +65,16 @@ class Result(ABC):
         """The finding as one table, most important row first."""
 
     @abstractmethod
-    def figures(self) -> dict[str, Figure]:
-        """Every figure of this finding by file name, the main one first."""
+    def figures(self) -> dict[str, Plot]:
+        """Return every plot of this result by file name, the main one first."""
 
-    def plot(self) -> Figure:
-        """The main figure; it is returned, never shown."""
-        return next(iter(self.figures().values()))
+    def plot(self, name: str | None = None) -> Figure:
+        """Return the plot of that name, or the main one, as a notebook shows it; it is never shown here."""
+        plots = self.figures()
+        name = next(iter(plots)) if name is None else name
+        if name not in plots:
+            raise UsageError(f"expected one of the plots {', '.join(plots)}, got {name!r}")
+        return plots[name].notebook()
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
@@ -112,7 +118,7 @@ class Result(ABC):
         if tensors:
             with replacing(folder / "tensors.safetensors") as path:
                 save_file(tensors, path)
-        save_figures(self.figures(), folder / "figures")
+        save_figures(self.figures(), folder / "figures", caption=caption_of(self.manifest))
         self.manifest.save(folder)
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
         write_text(folder / "result.json", dumps({"type": kind, "fields": content}, indent=1) + "\n")
