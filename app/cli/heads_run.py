@@ -20,7 +20,7 @@ from probe.analyses.texts import haystacks
 from probe.app.cli.heads import Options
 from probe.app.cli.progress import bar, continuing
 from probe.errors import UsageError
-from probe.figures.pages import save_pictures
+from probe.figures.pictures import save_pictures
 from probe.models import Model
 from probe.saving.manifest import weights_hash
 from probe.saving.old_runs import RunFolder, default_folder

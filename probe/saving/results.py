@@ -28,8 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probe.errors import ProbeError
-from probe.figures.pages import save_figures
+from probe.errors import ProbeError, UsageError
+from probe.figures.pages import caption_of, save_figures
+from probe.figures.pictures import save_pictures
 from probe.saving.atomic import replacing, write_text
 from probe.saving.jsonable import decode, dumps, encode, plain, unknown
 from probe.saving.manifest import Manifest
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from typing_extensions import Self
 
+    from probe.figures import Plot
     from probe.frame.findings import Finding
     from probe.frame.scores import HeadScore
     from probe.frame.tables import Table
@@ -68,12 +70,16 @@ class Result(ABC):
         """Return the result as one table, most important row first."""
 
     @abstractmethod
-    def figures(self) -> dict[str, Figure]:
-        """Return every figure by file name, the main one first."""
+    def figures(self) -> dict[str, Plot]:
+        """Return every plot of this result by file name, the main one first."""
 
-    def plot(self) -> Figure:
-        """Return the main figure; it is returned, never shown."""
-        return next(iter(self.figures().values()))
+    def plot(self, name: str | None = None) -> Figure:
+        """Return the plot of that name, or the main one, as a notebook shows it; it is never shown here."""
+        plots = self.figures()
+        name = next(iter(plots)) if name is None else name
+        if name not in plots:
+            raise UsageError(f"expected one of the plots {', '.join(plots)}, got {name!r}")
+        return plots[name].notebook()
 
     def tables(self) -> dict[str, Table]:
         """Return the tables that people and programs get, by name, the main one first."""
@@ -109,7 +115,7 @@ class Result(ABC):
         }
 
     def differences(self, other: Result) -> list[str]:
-        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] if not of one class."""
+        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] for another."""
         if type(self) is not type(other):
             return ["type"]
         mine, theirs = dict(self._values()), dict(other._values())
@@ -121,8 +127,11 @@ class Result(ABC):
     def __hash__(self) -> int:
         raise TypeError(f"unhashable type: {type(self).__name__!r}, whose tensors compare by value")
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the folder that this module's docstring describes and return its path; an older result is replaced."""
+    def save(self, folder: str | Path, *, pictures: bool = False) -> Path:
+        """Write the folder that this module's docstring describes and return its path; an older result is replaced.
+
+        pictures: also write a PNG beside each page, where there is a browser to draw it.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)  # until the new one is whole, there is none
@@ -138,7 +147,7 @@ class Result(ABC):
                     value.to_parquet(path)
                 return {"$table": where}
             if isinstance(value, Result):
-                value.save(folder / where)
+                value.save(folder / where, pictures=pictures)
                 return {"$result": where}
             return unknown(value, f"{type(self).__name__}.{where}")
 
@@ -146,7 +155,10 @@ class Result(ABC):
         if tensors:
             with replacing(folder / "tensors.safetensors") as path:
                 save_file(tensors, path)
-        save_figures(self.figures(), folder / "figures")
+        plots = self.figures()
+        save_figures(plots, folder / "figures", caption=caption_of(self.manifest))
+        if pictures and plots:
+            save_pictures(plots, folder / "figures")
         self.manifest.save(folder)
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
         write_text(folder / "result.json", dumps({"type": kind, "fields": content}, indent=1) + "\n")
