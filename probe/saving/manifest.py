@@ -20,12 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ProbeError
+from probe.loading.hashes import weights_hash
 from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode, plain
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from probe.models import Model
     from probe.tokens import Tokens
 
@@ -156,7 +155,7 @@ class Recorder:
             name=model.name,
             model=model.name if model.source is None else model.source.model,
             revision=None if model.source is None else model.source.revision,
-            weights_hash=weights_hash(model),
+            weights_hash=weights_hash(model.hf, model.source),
             dtype=str(model.dtype).removeprefix("torch."),
             device=model.device.type,
             hardware=hardware(model.device),
@@ -186,24 +185,6 @@ def attention(model: Model) -> str:
     query = torch.zeros(1, model.n_heads, 1, model.head_dim, **options)
     key = torch.zeros(1, model.n_kv_heads, 1, model.head_dim, **options)
     return f"probe/{chosen(query, key, request=Request(lse=True), implementation=model.implementation)}"
-
-
-def parameters_hash(hf: PreTrainedModel) -> str:
-    """SHA-256 of the names and values of a model's parameters, in hex: for models that no file stands behind."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(hf.named_parameters()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def weights_hash(model: Model) -> str:
-    """SHA-256 of the weights in hex: of the files they came from, or of the parameters where none are known."""
-    from probe.loading.sources import weights_hash as of_files
-
-    return parameters_hash(model.hf) if model.source is None else of_files(model.source)
 
 
 def versions() -> dict[str, str]:

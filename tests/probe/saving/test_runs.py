@@ -94,7 +94,7 @@ def test_finished_means_a_saved_result_and_restart_forgets_it(tmp_path):
 
 WRITER = """
 import sys
-from probe.runs import RunFolder
+from probe.saving.runs import RunFolder
 with RunFolder(sys.argv[1], {"seed": 0}) as folder:
     n = len(folder.samples())
     while True:
