@@ -239,7 +239,7 @@ def _measured(model: Model, settings: Settings, folder: RunFolder | None, progre
     before = 0.0 if folder is None else folder.seconds
     recorder = Recorder(model, analysis="sinks", options=settings.config(), seed=settings.seed, before=before)
     prompts = settings.prompts(model)
-    stream = ResidualStream(model)
+    stream = ResidualStream(model.hf)
     done: list[dict[str, Any]] = [] if folder is None else folder.samples()
     total = 2 * len(prompts)
 

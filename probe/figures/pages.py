@@ -81,7 +81,7 @@ def _spec(plot: Plot, scale: float) -> dict[str, Any]:
     from plotly.io import to_json
 
     return {
-        "figure": json.loads(to_json(dressed(plot.figure, scale=scale), validate=False)),
+        "figure": json.loads(str(to_json(dressed(plot.figure, scale=scale), validate=False))),
         "line": 1.4 * SIZE * scale,
         "width": plot.width,
         "height": plot.height,

@@ -24,8 +24,6 @@ from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode, plain
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from probe.models import Model
     from probe.tokens import Tokens
 
@@ -207,24 +205,6 @@ def attention(model: Model) -> str:
     query = torch.zeros(1, model.n_heads, 1, model.head_dim, **options)
     key = torch.zeros(1, model.n_kv_heads, 1, model.head_dim, **options)
     return f"probe/{chosen(query, key, request=Request(lse=True), implementation=model.implementation)}"
-
-
-def parameters_hash(hf: PreTrainedModel) -> str:
-    """Return the SHA-256 (hex) of a model's parameters, for models without a file behind them."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(hf.named_parameters()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def weights_hash(model: Model) -> str:
-    """Return the SHA-256 (hex) of the weights' files, or of the parameters where no file is known."""
-    from probe.loading.sources import weights_hash as of_files
-
-    return parameters_hash(model.hf) if model.source is None else of_files(model.source)
 
 
 def versions() -> dict[str, str]:
