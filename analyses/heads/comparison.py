@@ -15,9 +15,9 @@ from torch import Tensor
 from probe.analyses.heads.catalogue import HeadCatalogue
 from probe.analyses.heads.patterns import PatternHeads
 from probe.analyses.measures.agreement import correlate, shared_top, top_heads
-from probe.analyses.measures.head_tables import label
 from probe.errors import UsageError
 from probe.figures.style import decimal
+from probe.frame.scores import label
 from probe.heads import Head
 from probe.saving.results import Result
 
