@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ProbeError
-from probe.loading.hashes import weights_hash
 from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode, plain
 
@@ -155,7 +154,7 @@ class Recorder:
             name=model.name,
             model=model.name if model.source is None else model.source.model,
             revision=None if model.source is None else model.source.revision,
-            weights_hash=weights_hash(model.hf, model.source),
+            weights_hash=model.weights_hash,
             dtype=str(model.dtype).removeprefix("torch."),
             device=model.device.type,
             hardware=hardware(model.device),
