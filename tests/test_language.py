@@ -24,11 +24,11 @@ ERRORS = ("UsageError", "ProbeError", "ClickException", "BadParameter", "fail")
 
 HABITS = {
     # pattern: what to write instead
-    r"\bas (?:many|much|few|long|large|small|often|far)\b(?!.{0,80}\bas\b)": "the same number of ..., as many as ...",
+    r"\bas (?:many|much|few|long|large|small|often|far)\b(?!.{0,80}\bas\b)": "the same number of ...",
     r"\bso (?:many|much|few)\b(?!.{0,80}\b(?:that|as)\b)": "the number, by its name",
-    r"(?<!\bno )(?<!\bas )\bsuch\b(?! (?:as|that)\b)(?!.{0,60}\b(?:as|that)\b)": "the thing that `such` stands for",
-    r"(?<!\w)(?<!your )(?<!its )(?<!their )(?<!our )(?<!'s )(?<!s' )(?<!= )own\b(?! ?[\[-])": "whose it is, or no `own`",
-    r"(?<!of its )(?<!on its )(?<!of their )(?<!on their )(?<!of your )(?<!on your )\bown(?=[.,;:)])": "the thing owned",
+    r"(?<!\bno )(?<!\bas )\bsuch\b(?! (?:as|that)\b)(?!.{0,60}\b(?:as|that)\b)": "the thing itself",
+    r"(?<!\w)(?<!your )(?<!its )(?<!their )(?<!our )(?<!'s )(?<!s' )(?<!= )own\b(?! ?[\[-])": "whose it is",
+    r"(?<!of its )(?<!on its )(?<!of their )(?<!on their )(?<!of your )(?<!on your )\bown(?=[.,;:)])": "the thing",
     r"\b[Ww]hat (?:was|were|is|are|it|they|we|the \w+)(?: \w+)? found\b": "result, score, head, circuit, estimate",
     r"\bfound nothing\b|\bwas found out\b|\bfinds? out\b": "measure, detect, locate",
     r"\b(?:third|fourth) time\b|\bas before\b|\bthan before\b": "the present state",
