@@ -127,10 +127,10 @@ def helps() -> Iterator[Passage]:
 
 
 def prose(document: str) -> Iterator[Passage]:
-    """The paragraphs of a document without code blocks, tables, comments and addresses."""
+    """The paragraphs of a document without headings, code blocks, tables, comments and addresses."""
     text = (ROOT / document).read_text(encoding="utf-8")
     text = re.sub(r"^( *)(```|~~~).*?^\1\2", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"<!--.*?-->|^\s*\|.*$|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"<!--.*?-->|^#.*?$|^\s*\|.*?$|\]\([^)]*\)", "", text, flags=re.MULTILINE | re.DOTALL)
     yield from paragraphs(document, text)
 
 

@@ -213,14 +213,14 @@ def peak(count):
     assert abs(float((stats.received[:, 0] * torch.arange(8192, 0, -1)).sum(-1).mean()) - 8192) < 1
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
-few, more = peak(2), peak(7)
-print(more + (30 - 7) * (more - few) / (7 - 2))
+few, more = peak(1), peak(4)
+print(more + (30 - 4) * (more - few) / (4 - 1))
 """
 
 
 @pytest.mark.slow
 def test_8192_tokens_of_all_heads_stay_under_3_gb():
-    """Dense maps would need 72 GB, those of a layer 2.4. What each layer adds is measured on the first 7 of 30."""
+    """Dense maps would need 72 GB, those of a layer 2.4. What each layer adds is measured on the first 4 of 30."""
     done = subprocess.run([sys.executable, "-c", LONG], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert float(done.stdout) < 3.0
