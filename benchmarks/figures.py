@@ -31,7 +31,7 @@ class Look:
 
 
 def comparison(found: Benchmark, suite: str) -> Figure:
-    """Two panels over the number of tokens: time as a multiple of plain attention, and memory beyond the inputs.
+    """Draw time as a multiple of plain attention, and memory beyond the inputs, against the number of tokens.
 
     Both axes are logarithmic. A case that ran out of memory, or took too long, is a cross at the top.
     """
@@ -70,7 +70,7 @@ def comparison(found: Benchmark, suite: str) -> Figure:
 
 
 def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
-    """A cross where a case had no result, above all that has one: on memory if that ran out, else on time."""
+    """Draw a cross where a case has no result, above all results: on memory if that ran out, else on time."""
     tops = (rows["ratio"].max(), max(rows[memory].max(), rows["limit"].max()))
     failed = rows.loc[rows["status"].isin(["out of memory", "timeout", "skipped"])]
     ours = _ours(rows)
@@ -91,7 +91,7 @@ def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
 
 
 def _ours(rows: pd.DataFrame) -> list[str]:
-    """The implementations among the cases, in order."""
+    """Return the implementations among the cases, in order."""
     return [str(name) for name in rows.loc[rows["method"] == "attend", "implementation"].unique()]
 
 
@@ -104,7 +104,7 @@ def look(case: dict[str, Any], ours: list[str]) -> Look:
 
 
 def _ticks(values: pd.Series) -> list[float]:
-    """Round numbers that cover the values: 1, 2 and 5 times powers of ten, more of them where the values are close."""
+    """Return round numbers that cover the values: 1, 2 and 5 times powers of ten, or closer ones."""
     low, high = values[values > 0].min(), values.max()
     digits = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     steps = [round(digit * 10.0**power, 9) for power in range(-6, 13) for digit in digits]
@@ -112,7 +112,7 @@ def _ticks(values: pd.Series) -> list[float]:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units: 98.4 MB."""
+    """Return the bytes in decimal units: 98.4 MB."""
     for unit, width in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= width:
             return f"{count / width:.3g} {unit}"
@@ -120,7 +120,7 @@ def size(count: float) -> str:
 
 
 def _title(found: Benchmark, suite: str) -> str:
-    """The finding, in words and numbers of this run."""
+    """Return the result at the longest text, in words and numbers of this run."""
     rows = found.suite(suite)
     most = int(rows["length"].max())
     longest = rows.loc[rows["length"] == most].to_dict(orient="records")

@@ -1,4 +1,4 @@
-"""What `probe bench` says: where it runs, a table per suite, and where the pictures are."""
+"""The output of `probe bench`: where it runs, a table per suite, and where the figures are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from probe.saving.jsonable import dumps, plain
 
 
 def opening(settings: Settings, folder: Path) -> list[str]:
-    """The first lines: what will be measured, where it is kept."""
+    """Return the first lines: what will be measured, and where it is kept."""
     lengths = ", ".join(f"{length:,}" for length in settings.lengths)
     what = {"kernels": "kernels", "model": settings.model, "all": f"kernels and {settings.model}"}[settings.suite]
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
@@ -27,7 +27,7 @@ def opening(settings: Settings, folder: Path) -> list[str]:
 
 
 def print_found(found: Benchmark, folder: Path) -> None:
-    """The tables and what they need to be understood."""
+    """Print the tables, and the lines that explain them."""
     for line in machine(found):
         click.echo(line)
     for suite in found.cases["suite"].unique():
@@ -42,7 +42,7 @@ def print_found(found: Benchmark, folder: Path) -> None:
 
 
 def as_json(found: Benchmark) -> str:
-    """Everything, every single time included, as one JSON object."""
+    """Return everything, including every single time, as one JSON object."""
     content = found.to_dict()
     for case in content["cases"]:
         case["facts"] = json.loads(case["facts"])

@@ -11,35 +11,23 @@ from torch.nn.functional import pad
 
 from probe.errors import ProbeError, UsageError
 from probe.interventions.base import AttentionCall
-from probe.kernels.contract import Band, Request, Statistics
-
-ROW_STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top_weight", "top_key", "mass", "partial")
+from probe.kernels.contract import ROW_STATISTICS, Band, Request, Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionStats:
+class AttentionStats(Statistics):
     """Statistics of one sequence or padded batch, stacked over layers; float32, on the CPU, None if not asked for.
 
-    Row statistics are [layers, batch, heads, queries, ...], `received` is [layers, batch, heads, keys], `pooled` is
-    [layers, batch, heads, rows, cols]; `probe.kernels.contract.Statistics` defines each. Query column 0 stands at
-    position `first_query`. Positions count padding; `sequence(row)` gives one row of the batch without it.
+    The statistics are the fields of `probe.kernels.contract.Statistics`, with the layers as a first dimension: row
+    statistics are [layers, batch, heads, queries, ...], `received` is [layers, batch, heads, keys], `pooled` is
+    [layers, batch, heads, rows, cols]. Query column 0 stands at position `first_query`. Positions count padding;
+    `sequence(row)` gives one row of the batch without it.
     """
 
     layers: tuple[int, ...]
     first_query: int
     sets: tuple[str, ...] = ()
     padding: Tensor | None = None  # [batch, positions] bool, False for padding
-    lse: Tensor | None = None
-    entropy: Tensor | None = None
-    distance: Tensor | None = None
-    windowed_distance: Tensor | None = None
-    top_weight: Tensor | None = None
-    top_key: Tensor | None = None
-    mass: Tensor | None = None
-    partial: Tensor | None = None
-    received: Tensor | None = None
-    received_rows: Tensor | None = None
-    pooled: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.tensors().items())
@@ -256,7 +244,7 @@ def request_for(
     if isinstance(names, Request):
         return (names if indicator is None else replace(names, sets=indicator)), tuple(sets or ())
     asked = {names} if isinstance(names, str) else set(names)
-    known = {"lse", "entropy", "distance", "windowed_distance", "top", "mass", "partial", "received", "pooled"}
+    known = {field.name for field in fields(Request)} - {"sets"} | {"mass"}
     if unknown := asked - known:
         raise UsageError(f"unknown statistic {sorted(unknown)[0]!r}: choose from {', '.join(sorted(known))}")
     if asked & {"mass", "partial"} and indicator is None:
