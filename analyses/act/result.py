@@ -34,8 +34,7 @@ from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 PRESETS: dict[str, Callable[..., CalibrateSinks]] = {"paper": CalibrateSinks, "release": CalibrateSinks.release}
@@ -101,7 +100,7 @@ class Calibration(Result):
             f"AUC {areas[0]:.3f} to {areas[1]:.3f}"
         )
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """conditions: loss, accuracy and AUC of each. filter: gradient against exact effect, where that was run."""
         from probe.analyses.act.figures import condition_bars, filter_scatter
 

@@ -28,7 +28,7 @@ from probe.saving.manifest import Manifest
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from probe.figures import Plot
 
 SCORES = {
     "retrieval": (
@@ -144,7 +144,7 @@ class HeadCatalogue(Result):
             found[kind] = HeadScore(values=values, unit=unit, sign=sign, **bounds)
         return found
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return maps (every score by layer and head), retrieval_induction and correlations (all pairs of scores)."""
         from probe.figures.heads import correlation_figure, map_figure, scatter_figure
 
@@ -158,8 +158,9 @@ class HeadCatalogue(Result):
         drawn = {
             "maps": map_figure(
                 self.scores,
-                title=claim,
-                subtitle="one cell a head: retrieval, mean attention on a pattern or on position 0, OV copying score",
+                headline=claim,
+                reading="Each cell is a head: its retrieval score, its mean attention on a pattern or on position 0, "
+                "or its OV copying score.",
             )
         }
         if pair is not None:
@@ -168,9 +169,9 @@ class HeadCatalogue(Result):
                 self.scores["retrieval"],
                 x_name="induction score",
                 y_name="retrieval score",
-                title=claim,
-                subtitle=f"Pearson {decimal(pair['pearson'])} [{decimal(pair['low'])}, {decimal(pair['high'])}], "
-                f"Spearman {decimal(pair['spearman'])}; the ten best retrieval heads in colour",
+                headline=claim,
+                reading=f"Pearson {decimal(pair['pearson'])} [{decimal(pair['low'])}, {decimal(pair['high'])}], "
+                f"Spearman {decimal(pair['spearman'])}. The ten best retrieval heads are in colour.",
                 marked=self.top("retrieval", 10),
                 labels=10,
             )

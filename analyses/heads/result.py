@@ -20,6 +20,8 @@ from probe.saving.results import Result
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+    from probe.figures import Plot
+
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Heads(Result):
@@ -38,13 +40,14 @@ class Heads(Result):
         """Return one row per head with every score, best first."""
         return self.catalogue.to_df()
 
-    def figures(self) -> dict[str, Figure]:
-        """Return no figures: each is a figure of a part, and stands in the part's folder."""
+    def figures(self) -> dict[str, Plot]:
+        """Return no plots: each belongs to a part, and its page stands in the part's folder."""
         return {}
 
-    def plot(self) -> Figure:
-        """Return the main figure of the first part."""
-        return (self.retrieval or self.catalogue).plot()
+    def plot(self, name: str | None = None) -> Figure:
+        """Return the plot of that name of any part, or the main one of the first part, as a notebook shows it."""
+        parts = self.parts().values()
+        return next((part for part in parts if name is None or name in part.figures()), self.catalogue).plot(name)
 
     def tables(self) -> dict[str, Table]:
         """Return the tables of all parts."""

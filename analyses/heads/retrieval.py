@@ -27,8 +27,7 @@ from probe.saving.manifest import Manifest
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.frame.analysis import Facts
 
 THRESHOLD = 0.1
@@ -125,7 +124,7 @@ class RetrievalHeads(Result):
             rows.append(row | {name: float(score[head]) for name, score in families.items()})
         return pd.DataFrame(rows)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return heads (a map), curve (sorted scores), accuracy (length x depth) and families (one against another)."""
         from probe.analyses.heads.retrieval_figures import accuracy_map, family_scatter, head_map, score_curve
 

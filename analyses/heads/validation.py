@@ -36,8 +36,7 @@ from probe.saving.manifest import Manifest, manifest_of
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.frame.run import Progress
     from probe.models import Model
 
@@ -94,7 +93,7 @@ class Validation(Result):
         """Return the table of conditions."""
         return self.conditions
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return needles (accuracy against heads pruned) and specificity (closed-book accuracy and prose loss)."""
         from probe.analyses.heads.validation_figures import needle_curves, specificity_curves
 

@@ -19,7 +19,7 @@ from probe.analyses.sinks.massive_activations import massive, phi, writer
 from probe.analyses.sinks.statistics import value_norm_ratio
 from probe.engine.attention import engaged
 from probe.engine.residual import ResidualStream
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Band, Request, Statistics
 from probe.tokens import Tokens
 

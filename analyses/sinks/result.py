@@ -43,8 +43,7 @@ from probe.saving.old_runs import RunFolder, carry_out
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 Progress = Callable[[int, int], None]
@@ -212,7 +211,7 @@ class Sinks(Result):
         }
         return head_table(columns, n_kv_heads=self.n_kv_heads)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """sinks: first-token mass of every head. profile: by layer. tokens: sinks in their text. causes: the test."""
         from probe.analyses.sinks.figures import cause_figure, mass_map, profile, token_figure
 
@@ -240,7 +239,7 @@ def _measured(model: Model, settings: Settings, folder: RunFolder | None, progre
     before = 0.0 if folder is None else folder.seconds
     recorder = Recorder(model, analysis="sinks", options=settings.config(), seed=settings.seed, before=before)
     prompts = settings.prompts(model)
-    stream = ResidualStream(model)
+    stream = ResidualStream(model.hf)
     done: list[dict[str, Any]] = [] if folder is None else folder.samples()
     total = 2 * len(prompts)
 

@@ -10,7 +10,7 @@ from probe.analyses.act import result as act
 from probe.app.cli.intervene import Options
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import show
-from probe.figures.pages import save_pictures
+from probe.figures.pictures import save_pictures
 from probe.saving.jsonable import dumps, plain
 from probe.saving.old_runs import RunFolder, default_folder
 

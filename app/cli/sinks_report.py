@@ -16,7 +16,7 @@ from probe.app.cli.progress import bar, continuing
 from probe.app.cli.sinks import Options
 from probe.app.cli.tables import duration, show
 from probe.errors import UsageError
-from probe.figures.pages import save_pictures
+from probe.figures.pictures import save_pictures
 from probe.figures.style import decimal
 from probe.frame.speed import measure, operations
 from probe.models import Model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -184,12 +185,12 @@ def test_the_table_is_by_split_and_loss(found):
 
 
 def test_figures_draw_every_condition_and_every_swept_head(found):
-    drawn = found.figures()
+    drawn: Any = found.figures()
     assert list(drawn) == ["conditions", "filter"]
-    points = [len(trace.x) for trace in drawn["conditions"].data]
+    points = [len(trace.x) for trace in drawn["conditions"].figure.data]
     assert sum(points) == 3 * len(found.conditions)
     heads = set(found.heads.dropna(subset=["effect"])["name"])
-    assert set(drawn["filter"].data[0].text) == heads
+    assert set(drawn["filter"].figure.data[0].text) == heads
     unswept = replace(found, heads=found.heads.assign(effect=float("nan")))
     assert list(unswept.figures()) == ["conditions"]
 
