@@ -135,12 +135,12 @@ class RetrievalHeads(Result):
 
     def summary(self) -> tuple[str, ...]:
         """Return what the model retrieved and how many heads copied it, in sentences."""
-        accuracy, heads = self.accuracy(), self.retrieval_heads()
+        accuracy, found = self.accuracy(), len(self.retrieval_heads())
         early = ", and the run stopped there because the 20 best heads no longer changed" if self.stopped_early else ""
         return (
             f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
-            f"{len(heads)} of {self.n_heads} heads ({len(heads) / self.n_heads:.1%}) score at least 0.1 and are "
-            f"retrieval heads; {len(self.always_active())} heads copied a token of every retrieved needle.",
+            f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them retrieval "
+            f"heads; {len(self.always_active())} copied a token of every retrieved needle.",
         )
 
     def findings(self) -> tuple[Finding, ...]:
