@@ -139,8 +139,8 @@ class RetrievalHeads(Result):
         early = ", and the run stopped there because the 20 best heads no longer changed" if self.stopped_early else ""
         return (
             f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
-            f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them retrieval "
-            f"heads; {len(self.always_active())} copied a token of every retrieved needle.",
+            f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them "
+            f"retrieval heads; {len(self.always_active())} copied a token of every retrieved needle.",
         )
 
     def findings(self) -> tuple[Finding, ...]:
