@@ -18,10 +18,10 @@ from torch import Tensor
 
 from probe.analyses.heads.claims import INDUCTION
 from probe.analyses.measures.agreement import correlate, top_heads
-from probe.analyses.measures.head_tables import head_table, label
+from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean
 from probe.frame.findings import Estimate, Finding
-from probe.frame.scores import HeadScore
+from probe.frame.scores import HeadScore, label
 from probe.frame.tables import Column, Table, decimal, percent
 from probe.heads import Head
 from probe.saving.manifest import Manifest

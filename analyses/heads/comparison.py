@@ -14,8 +14,8 @@ import pandas as pd
 from torch import Tensor
 
 from probe.analyses.measures.agreement import correlate, shared_top, top_heads
-from probe.analyses.measures.head_tables import label
 from probe.errors import UsageError
+from probe.frame.scores import label
 from probe.frame.tables import decimal
 from probe.heads import Head
 from probe.saving.results import Result

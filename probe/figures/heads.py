@@ -11,9 +11,9 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from probe.analyses.measures.head_tables import label
 from probe.figures.plot import Plot
 from probe.figures.style import BAR, BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION, decimal
+from probe.frame.scores import label
 from probe.heads import Head
 
 
