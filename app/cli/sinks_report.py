@@ -8,7 +8,6 @@ from pathlib import Path
 import click
 
 import probe
-from probe.analyses.heads.costs import measure, operations
 from probe.analyses.sinks import result as sinks
 from probe.analyses.sinks import texts as sink_texts
 from probe.analyses.sinks.passes import CONDITIONS
@@ -19,6 +18,7 @@ from probe.app.cli.tables import duration, show
 from probe.errors import UsageError
 from probe.figures.pictures import save_pictures
 from probe.figures.style import decimal
+from probe.frame.speed import measure, operations
 from probe.models import Model
 from probe.saving.jsonable import dumps, plain
 from probe.saving.manifest import attention
