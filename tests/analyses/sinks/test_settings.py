@@ -15,7 +15,7 @@ from probe.models import Model
     [
         ({"texts": ()}, "at least one text"),
         ({"max_tokens": 1}, "--max-tokens: expected at least 2, got 1"),
-        ({"rule": "most"}, "expected a sink rule"),
+        ({"rule": "most"}, "the sink rule must be one of"),
         ({"min_rows": 0}, "min_rows"),
         ({"randoms": 0}, "randoms"),
     ],
