@@ -34,7 +34,8 @@ def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[s
     """
     content = figure.to_dict()
     layout = content["layout"] = {"template": LOOK} | {k: v for k, v in content["layout"].items() if k != "template"}
-    titles = [(note, panel) for panel in panels(content) for note in panel.titles]
+    found = panels(content)
+    titles = [(note, panel) for panel in found for note in panel.titles]
     for note, panel in titles:
         note |= {"x": panel.left, "xanchor": "left", "align": "left", "font": {"size": TITLE_SIZE, "color": INK}}
     if titles:
@@ -45,7 +46,12 @@ def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[s
     for bar in (each["colorbar"] for each in (*content["data"], *axes) if "colorbar" in each):
         if bar.get("title", {}).get("text"):
             bar["title"] = {"text": f"{bar['title']['text']}<br>&nbsp;"}  # clear of the first tick
-    return _scaled(content, scale, least)
+    content = _scaled(content, scale, least)
+    for axis in (content["layout"].setdefault(name, {}) for panel in found for name in (panel.x, panel.y)):
+        if not axis.get("title", {}).get("text"):
+            # Plotly sets the labels of an axis without a title so close to the border that their edge is lost
+            axis["title"] = {"text": "&nbsp;", "font": {"size": 1}, "standoff": 4}
+    return content
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ def _stack(layout: dict[str, Any], found: list[Panel], height: int) -> int:
     linked = sum("matches" not in layout[panel.x] for panel in found) == 1  # all axes are one
     longest = max((note["text"].count("<br>") for panel in found for note in panel.titles), default=0)
     # the title of a panel, and the ticks and the title of the one above
-    gap = LINE * longest + (34 if linked else 76 if any("text" in layout[p.x].get("title", {}) for p in found) else 56)
+    gap = LINE * longest + (34 if linked else 76 if any("text" in layout[p.x].get("title", {}) for p in found) else 64)
     total = len(found) * height + (len(found) - 1) * gap
     feet = {panel.left: layout[panel.x].get("title", {}) for panel in found}
     first: dict[str, Any] = {}
