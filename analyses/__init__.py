@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import Any
 
 TABLE: dict[str, str] = {
+    "intervene act": "probe.analyses.act.analysis:ActAnalysis",
+    "sinks": "probe.analyses.sinks.analysis:SinkAnalysis",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
+from probe.frame.findings import Estimate
 from probe.heads import Head
 
 
@@ -61,10 +62,23 @@ def pearson(x: Tensor, y: Tensor) -> Tensor:
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks 1..n, ascending, of values [n]; equal values share the mean of their ranks. float64."""
-    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    counts = counts.double()
-    return (counts.cumsum(0) - (counts - 1) / 2)[place]
+    """Return the ranks 1..n, ascending, along the last axis; equal values share the mean of their ranks. float64."""
+    ordered = values.sort(-1).values
+    first, last = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
+    return (first + last + 1).double() / 2
+
+
+def spearman(x: Tensor, y: Tensor, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    """Return Spearman's rho of two scores with its 95 % percentile bootstrap interval: [heads], [heads] -> Estimate.
+
+    It is NaN for fewer than three heads, and for a score that is the same everywhere.
+    """
+    if len(x) < 3:
+        return Estimate(torch.nan, n=len(x))
+    picks = torch.randint(len(x), (draws, len(x)), generator=torch.Generator().manual_seed(seed))
+    resampled = pearson(ranks(x[picks]), ranks(y[picks]))
+    bounds = resampled.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(pearson(ranks(x), ranks(y))), *bounds, n=len(x))
 
 
 def top_heads(score: Tensor, k: int) -> list[Head]:

@@ -21,9 +21,7 @@ COMMANDS = {
     "bench": "probe.app.cli.bench",
     "circuit": "probe.app.cli.circuit",
     "heads": "probe.app.cli.heads",
-    "intervene": "probe.app.cli.intervene",
     "models": "probe.app.cli.models",
-    "sinks": "probe.app.cli.sinks",
 }
 """Commands that are no analysis -> the module whose `command` each is."""
 
