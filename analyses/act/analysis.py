@@ -82,7 +82,7 @@ class ActAnalysis(Analysis[Settings, Calibration]):
             )
         ]
         spent = tuple((part, work * speed.per_operation) for part, work in parts)
-        hidden = model.hf.get_input_embeddings().weight.shape[-1]
+        hidden = next(model.hf.get_input_embeddings().parameters()).shape[-1]
         return Cost(
             seconds=sum(seconds for _, seconds in spent),
             memory=peak_memory() + 4 * 16 * max(lengths) * model.n_layers * 16 * hidden,  # kept for the backward pass

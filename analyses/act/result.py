@@ -79,7 +79,7 @@ class Calibration(Result):
 
     def gain(self, condition: str, over: str, split: str) -> Estimate:
         """Return how much lower the loss of a condition is than that of another, in nats, paired over examples."""
-        rows = self.losses[self.losses["split"] == split]
+        rows: pd.DataFrame = self.losses.query("split == @split")
         before, after = (
             rows[rows["condition"] == name].groupby("example")["loss"].mean().sort_index() for name in (over, condition)
         )
@@ -173,7 +173,7 @@ class Calibration(Result):
                     Column(name="effect", header="alone", write=four),
                 ),
                 meaning="gradient: d loss / d gate on the calibration split, nats per unit of gate; the first heads "
-                "are calibrated. alone: change of that loss in nats when only this head is calibrated, where it was run.",
+                "are calibrated. alone: change of that loss in nats if only this head is calibrated, where it was run.",
                 top=10,
             ),
         }

@@ -38,14 +38,17 @@ class SinkAnalysis(Analysis[Settings, Sinks]):
         return {"texts": [[text.name, tokens.hash] for text, tokens in pairs]}
 
     def describe(self) -> str:
-        return f"{len(self._texts)} texts, {sum(map(len, self._prompts)):,} tokens"
+        count = len(self._texts)
+        return f"{count} text{'s' if count > 1 else ''}, {sum(map(len, self._prompts)):,} tokens"
 
     def expected(self, facts: Facts) -> int:
         return 2 * len(self._prompts)
 
     def estimate(self, model: Model, speed: Speed) -> Cost:
         lengths = [len(tokens) for tokens in self._prompts]
-        per_token = 2 * model.vocab * model.hf.get_input_embeddings().weight.shape[-1]  # of the output layer
+        per_token = (
+            2 * model.vocab * next(model.hf.get_input_embeddings().parameters()).shape[-1]
+        )  # of the output layer
         once = sum(operations(model, length) + length * per_token for length in lengths) * speed.per_operation
         more = len(passes.CONDITIONS) + self.settings.randoms  # one for each condition and random dimension, and phi
         return Cost(

@@ -148,7 +148,7 @@ def cause(model: Model, tokens: Tokens, target: Target) -> Sample:
 
     phi: [layers - 1][tokens], of the stream that enters the layers from 1 on.
     """
-    hidden = model.hf.get_input_embeddings().weight.shape[-1]
+    hidden = next(model.hf.get_input_embeddings().parameters()).shape[-1]
     rows = []
     for name, dims, value in _conditions(target, hidden):
         observer = SinkObserver()

@@ -93,7 +93,7 @@ def _rules(found: Sinks) -> Table:
 
 def _writes(found: Sinks) -> Table:
     return Table(
-        title="Sub-blocks that write or erase massive dimensions of the first token",
+        title="Where massive dimensions are written",
         rows=found.writes(),
         columns=(
             Column(name="dim", header="dimension"),
@@ -102,15 +102,15 @@ def _writes(found: Sinks) -> Table:
             Column(name="change", header="change", write=written("+,.0f")),
             Column(name="after", header="after it", write=SIZE),
         ),
-        meaning="change: what the sub-block adds to the dimension, if that is a tenth of the largest value there or "
-        f"{MIN_MAGNITUDE:g}; after it: the value then. Means over texts.",
+        meaning="Of the first token's stream, means over texts. change: what the sub-block adds to the dimension, if "
+        f"that is a tenth of the largest value there or {MIN_MAGNITUDE:g}. after it: the value then.",
     )
 
 
 def _conditions(found: Sinks) -> Table:
     layer = int(found.causes["layer"].iloc[0])
     return Table(
-        title=f"Conditions: dimension {found.dims[0]} of the first token's stream, or others, set after layer {layer}",
+        title=f"Dimension {found.dims[0]} set after layer {layer}",
         rows=found.conditions(),
         columns=(
             Column(name="condition", header="condition"),
@@ -118,8 +118,9 @@ def _conditions(found: Sinks) -> Table:
             Column(name="rise", header="rise", write=written("+.3f"), low="low", high="high"),
             Column(name="attention", header="attention to it", write=decimal),
         ),
-        meaning="none: no change. zero, mean: the dimension is set to zero, or to its mean over the other texts. "
-        "control dim, random dim: another dimension is set to zero. only this dim: all others are set to zero. loss: "
-        "nats per token, mean over texts. rise: over the loss without a change, with the 95% bootstrap interval over "
-        f"texts. attention to it: share of the attention that the first token receives in the layers after {layer}.",
+        meaning="Of the first token's stream. none: no change. zero, mean: the dimension is set to zero, or to its "
+        "mean over the other texts. control dim, random dim: another dimension is set to zero. only this dim: all "
+        "others are set to zero. loss: nats per token, mean over texts. rise: over the loss without a change, with the "
+        "95% bootstrap interval over texts. attention to it: share of the attention that the first token receives in "
+        f"the layers after {layer}.",
     )
