@@ -1,9 +1,11 @@
-# One environment in .venv, built once: `make setup`, then `make demo` or `make test`. PYTHON=python3.12 chooses another.
+# One environment in .venv, built once: `make setup`, then `make demo`, `make check` or `make test`.
+# PYTHON=python3.12 chooses another interpreter.
 PYTHON ?= python3
 VENV := .venv
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d ' ' -f 1)
+PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo test
+.PHONY: setup demo lint check test
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -23,7 +25,14 @@ $(READY):
 demo: setup
 	@$(VENV)/bin/probe heads --model llama
 
-test: setup
+lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/pyright
-	@OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+
+# What a contributor runs all day: everything that takes seconds.
+check: lint
+	@$(PYTEST) -m "not slow"
+
+# What a change must pass.
+test: lint
+	@$(PYTEST)

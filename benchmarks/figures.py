@@ -1,4 +1,4 @@
-"""Time and memory of the cases against the length of the text."""
+"""Plots of time and memory of the cases against the length of the text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, PURPLE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -30,8 +31,8 @@ class Look:
     dash: str = "solid"
 
 
-def comparison(found: Benchmark, suite: str) -> Figure:
-    """Two panels over the number of tokens: time as a multiple of plain attention, and memory beyond the inputs.
+def comparison(found: Benchmark, suite: str) -> Plot:
+    """Draw time as a multiple of plain attention, and memory beyond the inputs, over the number of tokens.
 
     Both axes are logarithmic. A case that ran out of memory, or took too long, is a cross at the top.
     """
@@ -58,19 +59,16 @@ def comparison(found: Benchmark, suite: str) -> Figure:
                 showlegend=col == 1, mode="lines+markers", line={"color": own.color, "dash": own.dash, "width": 2},
                 marker={"size": 7}, hovertemplate="%{y:.3s} at %{x} tokens<extra>" + str(name) + "</extra>",
             )  # fmt: skip
-    _mark_failures(figure, rows, memory)
-    styled(figure, title=_title(found, suite), subtitle=_subtitle(found, suite), width=1180, height=560)
-    figure.update_layout(legend={"orientation": "h", "y": -0.2, "x": 0, "yanchor": "top"}, margin={"b": 150, "t": 112})
-    figure.update_layout(title_y=0.95)
+    crosses = _mark_failures(figure, rows, memory)
     figure.update_xaxes(type="log", tickvals=lengths, ticktext=[f"{n:,}" for n in lengths], title="tokens")
     for col, values, words in ((1, rows["ratio"], "{:g}x".format), (2, rows[memory], size)):
         ticks = _ticks(values)
         figure.update_yaxes(type="log", row=1, col=col, tickvals=ticks, ticktext=[words(tick) for tick in ticks])
-    return figure
+    return Plot(figure, headline=_headline(found, suite), reading=_reading(found, suite) + crosses, width=1040)
 
 
-def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
-    """A cross where a case had no result, above all that has one: on memory if that ran out, else on time."""
+def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> str:
+    """Draw a cross where a case had no result, on memory if that ran out, else on time; the sentence that says so."""
     tops = (rows["ratio"].max(), max(rows[memory].max(), rows["limit"].max()))
     failed = rows.loc[rows["status"].isin(["out of memory", "timeout", "skipped"])]
     ours = _ours(rows)
@@ -82,12 +80,9 @@ def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> None:
             showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": own.color},
             hovertext=case["reason"], hovertemplate="%{hovertext}<extra>" + str(name) + "</extra>",
         )  # fmt: skip
-    if len(failed):
-        reason = failed.to_dict(orient="records")[0]["reason"].partition(" with ")[0]
-        figure.add_annotation(
-            text=f"✕ {reason}", showarrow=False, xref="paper", yref="paper",
-            x=1.0, y=1.08, xanchor="right", yanchor="bottom", font={"color": MUTED, "size": 12},
-        )  # fmt: skip
+    if failed.empty:
+        return ""
+    return f" A cross is a case without a result ({failed.iloc[0]['reason'].partition(' with ')[0]})."
 
 
 def _ours(rows: pd.DataFrame) -> list[str]:
@@ -112,34 +107,34 @@ def _ticks(values: pd.Series) -> list[float]:
 
 
 def size(count: float) -> str:
-    """Bytes in decimal units: 98.4 MB."""
+    """Return bytes in decimal units: 98.4 MB."""
     for unit, width in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= width:
             return f"{count / width:.3g} {unit}"
     return f"{count:.0f} B"
 
 
-def _title(found: Benchmark, suite: str) -> str:
-    """The finding, in words and numbers of this run."""
+def _headline(found: Benchmark, suite: str) -> str:
+    """Return the result in words and numbers of this run."""
     rows = found.suite(suite)
     most = int(rows["length"].max())
     longest = rows.loc[rows["length"] == most].to_dict(orient="records")
     if suite == "kernels":
         ours = [case for case in longest if case["method"] == "attend" and case["statistics"] == "columns"]
         said = ", ".join(f"{case['implementation']} {case['ratio']:.2f}x" for case in ours)
-        return f"Row and column statistics at {most:,} tokens: {said} of sdpa's time"
+        return f"Row and column statistics at {most:,} tokens take {said} the time of sdpa"
     (ours,) = (case for case in longest if case["method"] == "stats")
     heads = f"Statistics of all heads at {most:,} tokens"
     if ours["status"] != "ok":
-        return f"{heads}: {ours['reason']}"
-    return f"{heads}: {ours['ratio']:.2f}x the time of a plain forward"
+        return f"{heads} could not be measured: {ours['reason']}"
+    return f"{heads} take {ours['ratio']:.2f}x the time of a plain forward pass"
 
 
 def _threads(count: int) -> str:
     return f"{count} thread{'s' if count > 1 else ''}"
 
 
-def _subtitle(found: Benchmark, suite: str) -> str:
+def _reading(found: Benchmark, suite: str) -> str:
     settings, machine = found.manifest.options, found.machine
     shape = (
         f"{settings['heads']} heads on {settings['kv_heads']} KV heads of {settings['head_dim']}, causal"
@@ -150,5 +145,6 @@ def _subtitle(found: Benchmark, suite: str) -> str:
         machine["device"] if machine["device"] != "CPU" else f"{machine['processor']}, {_threads(machine['threads'])}"
     )
     return (
-        f"{shape}, {settings['dtype']}; {where}; medians of runs that took turns; torch {machine['versions']['torch']}"
+        f"{shape}, {settings['dtype']}, on {where}; torch {machine['versions']['torch']}. Lines are medians of runs "
+        "that took turns."
     )

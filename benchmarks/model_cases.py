@@ -14,7 +14,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.benchmarks.kernel_cases import WINDOW, Work
 from probe.benchmarks.plan import Case, Settings
-from probe.loading.sources import load_weights, resolve
+from probe.loading.sources import resolve
+from probe.loading.weights import load_weights
 
 STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top", "received")
 SHORT = 8

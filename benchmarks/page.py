@@ -10,7 +10,8 @@ from pathlib import Path
 from probe.benchmarks.figures import size
 from probe.benchmarks.record import Benchmark
 from probe.benchmarks.tables import Table, errors, machine, seconds, times, wide
-from probe.figures.pages import save_pictures
+from probe.figures.pages import caption_of, save_figures
+from probe.figures.pictures import save_pictures
 from probe.saving.atomic import write_text
 
 HEADINGS = {"kernels": "Attention alone", "model": "Whole models"}
@@ -32,12 +33,14 @@ WHAT = {
 
 def write(found: Benchmark, page: Path) -> Path:
     """Write the page, with pictures and their interactive pages in figures/ beside it; its path."""
-    figures = {f"bench-{suite}": figure for suite, figure in found.figures().items()}
+    from plotly.offline import get_plotlyjs_version
+
+    plots = {f"bench-{suite}": plot for suite, plot in found.figures().items()}
     folder = page.parent / "figures"
-    pictures = {path.stem for path in save_pictures(figures, folder)}
-    for name, figure in figures.items():
-        # a page in the repository takes plotly from the network: its library alone is 5 MB
-        write_text(folder / f"{name}.html", figure.to_html(include_plotlyjs="cdn", include_mathjax=False))
+    pictures = {path.stem for path in save_pictures(plots, folder)}
+    # a page in the repository takes plotly from the network: its library alone is 5 MB
+    library = f"https://cdn.plot.ly/plotly-{get_plotlyjs_version()}.min.js"
+    save_figures(plots, folder, caption=caption_of(found.manifest), library=library)
     write_text(page, "\n".join(lines(found, pictures)) + "\n")
     return page
 

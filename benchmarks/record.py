@@ -10,7 +10,7 @@ import pandas as pd
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from probe.figures import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -36,7 +36,7 @@ class Benchmark(Result):
         """One row per case and length, as measured: suites, then lengths, then cases."""
         return self.cases
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Time and memory against length, one figure for each suite."""
         from probe.benchmarks.figures import comparison
 

@@ -27,7 +27,8 @@ from probe.benchmarks.record import Benchmark
 from probe.errors import UsageError
 from probe.kernels.attend import chosen
 from probe.kernels.contract import Request
-from probe.loading.sources import resolve, weights_hash
+from probe.loading.hashes import files_hash
+from probe.loading.sources import resolve
 from probe.saving.manifest import Manifest, hardware, peak_memory, versions
 from probe.saving.old_runs import RunFolder
 
@@ -187,7 +188,7 @@ def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
         name=settings.model if model else "kernels",
         model=source.model if source else "none",
         revision=source.revision if source else None,
-        weights_hash=weights_hash(source) if source else "",
+        weights_hash=files_hash(source) if source else "",
         dtype=settings.dtype,
         device=settings.device,
         hardware=hardware(torch.device(settings.device)),

@@ -100,5 +100,5 @@ class Statistics:
 
     def detach(self) -> Statistics:
         """The same numbers, cut off from the graph of gradients."""
-        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(Statistics)}
         return replace(self, **{name: t.detach() for name, t in found.items() if t is not None})

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from probe.kernels.contract import Request as Request
     from probe.models import Model as Model
     from probe.models import load as load
+    from probe.saving.opening import Run as Run
+    from probe.saving.opening import open_run as open
     from probe.saving.results import Result as Result
     from probe.tokens import Tokens as Tokens
 
@@ -42,10 +44,12 @@ _HOMES = {
     "Redistribute": "probe.interventions",
     "Request": "probe.kernels.contract",
     "Result": "probe.saving.results",
+    "Run": "probe.saving.opening",
     "ScaleHeads": "probe.interventions",
     "Tokens": "probe.tokens",
     "UsageError": "probe.errors",
     "load": "probe.models",
+    "open": "probe.saving.opening",
     "wrap": "probe.doors.wrapping",
 }
 
@@ -64,10 +68,12 @@ __all__ = [
     "Redistribute",
     "Request",
     "Result",
+    "Run",
     "ScaleHeads",
     "Tokens",
     "UsageError",
     "load",
+    "open",
     "wrap",
 ]
 
@@ -75,7 +81,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'probe' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES[name]), {"open": "open_run"}.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -1,9 +1,12 @@
-"""Errors that a user can mend. Each message is one line that says what to change."""
+"""Which errors can a user mend? A message of these classes is one line: what is wrong, where, and what to do.
+
+The command line prints such a message alone. Any other exception is a fault of this library and shows its traceback.
+"""
 
 
 class ProbeError(Exception):
-    """A mistake outside this library: the command line prints the message alone and exits with 1."""
+    """Something outside this library failed (a file, a model, the network); the command line exits with 1."""
 
 
 class UsageError(ProbeError):
-    """An option or argument that cannot be meant: the command line exits with 2."""
+    """The user gave an option or argument that cannot be meant; the command line exits with 2."""

@@ -1,4 +1,4 @@
-"""Naming attention heads."""
+"""How is an attention head named? By its layer and its number there, both counted from zero: L18H6, or 18.6."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from probe.errors import UsageError
 
 
 class Head(NamedTuple):
-    """A query head, zero-based; prints as L18H6 and sorts by layer, then head."""
+    """A query head is named by layer and number, both from zero. It prints as L18H6 and sorts by layer, then number."""
 
     layer: int
     head: int
@@ -19,9 +19,9 @@ class Head(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Head:
-        """Head from "L18H6" or "18.6"."""
+        """Return the head that "L18H6" or "18.6" names. Raises UsageError for another form."""
         match = re.fullmatch(r"[Ll](\d+)[Hh](\d+)|(\d+)\.(\d+)", text.strip())
         if match is None:
-            raise UsageError(f"expected a head such as L18H6 or 18.6, got {text!r}")
+            raise UsageError(f"{text!r} names no head: write layer and head as L18H6 or 18.6")
         layer, head = (int(group) for group in match.groups() if group is not None)
         return cls(layer, head)

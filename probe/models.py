@@ -1,8 +1,19 @@
-"""Models: `load(name)` gives a Model, whose methods run it through the attention engine."""
+"""How does a user run a model with statistics and interventions? `probe.load(name)` returns a Model.
+
+A Model owns a transformers model and its tokenizer, and runs it through the attention engine (`probe.engine`):
+
+    model = probe.load("llama")
+    logits, stats = model.run_with_stats("The capital of France is", stats=["entropy"])
+    with model.intervene(probe.PruneHeads([probe.Head(18, 6)])):
+        answer = model.generate("The capital of France is")
+
+A recording sees every forward pass and generation in its context, and interventions change them. The same weights are
+at hand under other libraries as `model.hf`, `model.lens` and `model.nnsight`. Every method checks its arguments before
+anything runs.
+"""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -17,6 +28,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 from probe.engine import decoding
 from probe.engine.attention import engaged, interventions_on, text_config
 from probe.engine.capture import Capture, Capturing
+from probe.engine.padding import forward_options
 from probe.engine.recording import AttentionStats, Recording, request_for
 from probe.engine.residual import ResidualStream
 from probe.engine.seam import Seam, check_seam
@@ -25,15 +37,14 @@ from probe.heads import Head
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import HeadOutputs, RecordOutputs
 from probe.kernels.contract import Request
-from probe.loading.sources import Source, load_weights, resolve
-from probe.saving import manifest
-from probe.tokens import Tokens, chat, filler, ids_hash, padded, tokenize
+from probe.loading.hashes import weights_hash
+from probe.loading.sources import Source, resolve
+from probe.loading.weights import load_weights
+from probe.tokens import Prompt, Tokens, batch, chat, filler, ids_hash, tokenize
 
 if TYPE_CHECKING:
     from nnsight.modeling.transformers import TransformersModel
     from transformer_lens.model_bridge import TransformerBridge
-
-Prompt = str | Tokens | Tensor
 
 
 def load(
@@ -46,27 +57,25 @@ def load(
     trust_remote_code: bool = False,
     implementation: str = "auto",
 ) -> Model:
-    """A model by short name, Hugging Face id, folder or .gguf file, checked at its attention seam.
+    """Load a model by short name, Hugging Face id, folder or .gguf file, and check its attention seam.
 
-    device defaults to CUDA where there is one; dtype to float32 on a CPU and the checkpoint's own elsewhere.
-    implementation chooses the attention kernels ("auto", "blocked", "reference"). Raises ProbeError with one line where
-    the model cannot be had or its architecture bypasses the engine.
+    device: None takes CUDA where there is a GPU. dtype: None takes float32 on a CPU, the checkpoint's type elsewhere.
+    revision: branch, tag or commit on the hub; None is the default branch. implementation: the attention kernels, one
+    of those of `probe.kernels.attend`; "auto" takes the fastest that can serve. Raises ProbeError if the model cannot
+    be loaded, or if its architecture bypasses the engine.
     """
     source = resolve(name, revision=revision)
-    hf, tokenizer = load_weights(
-        source,
-        dtype=dtype,
-        device=device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        revision=revision,
-    )
+    options = {"dtype": dtype, "device": device, "device_map": device_map}
+    hf, tokenizer = load_weights(source, trust_remote_code=trust_remote_code, revision=revision, **options)
     return Model(hf, tokenizer, source=source, implementation=implementation)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A continuation: text, ids [tokens] of the new tokens, the prompt, and statistics over prompt and continuation."""
+    """A continuation has its text, the ids [tokens] of its new tokens, its prompt, and statistics if requested.
+
+    The statistics cover the prompt and every new token but the last one, which is never a query.
+    """
 
     text: str
     ids: Tensor
@@ -75,10 +84,11 @@ class Generation:
 
 
 class Model:
-    """A causal language model whose attention can be measured and changed; wraps, never copies, a transformers model.
+    """A Model is a causal language model whose attention can be measured and changed.
 
-    Construction runs the seam check. Facts: `n_layers`, `n_heads` (query heads), `n_kv_heads`, `head_dim`, `context`
-    (positions), `vocab`; `hf` and `tokenizer` are transformers' own objects.
+    It wraps a transformers model without copying it, and runs the seam check when it is made. Facts: `n_layers`,
+    `n_heads` (query heads), `n_kv_heads` (key-value heads), `head_dim`, `context` (positions), `vocab` (token ids).
+    `hf` and `tokenizer` are transformers' objects.
     """
 
     def __init__(
@@ -109,57 +119,61 @@ class Model:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the model's weights."""
         return self.hf.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """Return the number format of the model's weights."""
         return self.hf.dtype
 
     @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 of the weights, of the files they came from where those are known."""
-        return manifest.weights_hash(self)
+        """Return the SHA-256 of the weights in hex: of the files that they came from, else of the parameters."""
+        return weights_hash(self.hf, self.source)
 
     @cached_property
     def lens(self) -> TransformerBridge:
-        """A TransformerLens bridge over the same weights, built on first use; probe.doors.lens says what runs when."""
+        """Return a TransformerLens bridge over the same weights, built on first use (see `probe.doors.lens`)."""
         from probe.doors.lens import lens
 
         return lens(self.hf, self.tokenizer, implementation=self.implementation)
 
     @cached_property
     def nnsight(self) -> TransformersModel:
-        """An nnsight model over `hf` itself, built on first use."""
+        """Return an nnsight model over `hf` itself, built on first use (see `probe.doors.tracing`)."""
         from probe.doors.tracing import traced
 
         return traced(self.hf, self.tokenizer)
 
     @cached_property
     def stream(self) -> ResidualStream:
-        """The residual stream: its layers, and hooks that read and set it; found out on first use."""
-        return ResidualStream(self)
+        """Return the residual stream: its layers, and hooks that read and set it; two short passes on first use."""
+        return ResidualStream(self.hf)
 
     @property
     def has_chat_template(self) -> bool:
+        """Return whether the tokenizer has a chat template."""
         return bool(getattr(self.tokenizer, "chat_template", None))
 
     def heads(self) -> list[Head]:
-        """Every query head, layer by layer."""
+        """Return every query head, layer by layer."""
         return [Head(layer, head) for layer in range(self.n_layers) for head in range(self.n_heads)]
 
     def kv_group(self, head: Head) -> int:
-        """The KV head that a query head reads."""
+        """Return the number of the KV head that a query head reads."""
         return head.head // (self.n_heads // self.n_kv_heads)
 
     def tokens(self, text: str, *, bos: bool | None = None) -> Tokens:
-        """Token ids with character offsets; bos None follows the tokenizer. The one way in which ids are made."""
+        """Return the token ids of a text, with character offsets.
+
+        bos: True puts a beginning-of-sequence token in front, False does not, None does what the tokenizer does.
+        """
         return tokenize(self.tokenizer, text, bos=bos)
 
     def chat(self, user: str, *, system: str | None = None) -> str:
-        """The prompt that asks `user` in the model's chat template, ending where the answer begins."""
+        """Return the prompt that asks `user` in the model's chat template; it ends where the answer begins."""
         return chat(self.tokenizer, user, system=system)
-
-    # --- running -----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def recording(
@@ -169,7 +183,11 @@ class Model:
         layers: Sequence[int] | None = None,
         sets: Mapping[str, Iterable[int]] | None = None,
     ) -> Iterator[Recording]:
-        """Record statistics of every forward pass inside the context; read them with `.stats()` afterwards."""
+        """Record statistics of every forward pass inside the context; read them with `.stats()` afterwards.
+
+        request: names of statistics, or a Request. layers: the layers to record; None is all. sets: key positions by
+        name, for mass and partial.
+        """
         ready, names = request_for(request, sets=sets, length=self.context)
         recording = Recording(ready, layers=self._layers(layers), sets=names)
         with engaged(self.hf, observers=(recording,), implementation=self.implementation):
@@ -182,15 +200,15 @@ class Model:
             for head in intervention.heads_named:
                 if not (0 <= head.layer < self.n_layers and 0 <= head.head < self.n_heads):
                     raise UsageError(
-                        f"{head} does not exist: {self.name} has layers 0..{self.n_layers - 1} "
-                        f"and heads 0..{self.n_heads - 1}"
+                        f"{head} does not exist in {self.name}: name a head within layers 0..{self.n_layers - 1} and "
+                        f"heads 0..{self.n_heads - 1}"
                     )
         with engaged(self.hf, interventions=interventions, implementation=self.implementation):
             yield
 
     @property
     def interventions(self) -> tuple[Intervention, ...]:
-        """The interventions in force here, in their order."""
+        """Return the interventions in force here, in their order."""
         return interventions_on(self.hf)
 
     @torch.no_grad()
@@ -208,18 +226,19 @@ class Model:
         logits_to_keep: int = 0,
         padding_side: str = "left",
     ) -> tuple[Tensor, AttentionStats]:
-        """Logits [batch, tokens, vocab] and the attention statistics of one forward pass.
+        """Return the logits [batch, tokens, vocab] and the attention statistics of one forward pass.
 
-        prompt: text, Tokens, ids [tokens] or [batch, tokens], or several texts (padded on `padding_side`).
+        prompt: text, Tokens, ids [tokens] or [batch, tokens], or several texts, which are padded on `padding_side`.
         stats: names (lse, entropy, distance, windowed_distance, top, mass, partial, received, pooled) or a Request.
-        layers: which layers to record (all). queries: which query positions to keep and, for `received`, to average.
-        sets: key positions by name, for mass and partial. window: W of windowed_distance. top: how many top keys.
-        logits_to_keep: only the last so many positions' logits (0 keeps all; 8,192 x vocabulary logits are gigabytes).
-        Raises UsageError for a prompt beyond the context, an unknown layer or statistic.
+        layers: the layers to record; None is all. queries: the query positions to keep and, for `received`, to average;
+        None is all. sets: key positions by name, for mass and partial. window: W of windowed_distance, in tokens.
+        top: number of top keys. pooled: largest side of pooled maps. logits_to_keep: number of last positions whose
+        logits are computed; 0 keeps all (8,192 positions of a whole vocabulary take gigabytes).
+        Raises UsageError for a prompt beyond the context, and for an unknown layer or statistic.
         """
         ids, padding = self._batch(prompt, padding_side)
         if queries is not None and not (queries.step == 1 and 0 <= queries.start < queries.stop <= ids.shape[1]):
-            raise UsageError(f"queries must be a contiguous range within 0..{ids.shape[1]}, got {queries}")
+            raise UsageError(f"queries must be a contiguous range within 0..{ids.shape[1]} (its end), got {queries}")
         request, names = request_for(
             stats, sets=sets, length=ids.shape[1], queries=queries, window=window, top=top, pooled=pooled
         )
@@ -236,10 +255,10 @@ class Model:
         logits_to_keep: int = 0,
         padding_side: str = "left",
     ) -> Tensor:
-        """Logits [batch, tokens, vocab], of the last `logits_to_keep` positions only where it is not 0.
+        """Return the logits [batch, tokens, vocab] of one forward pass, with gradients where the caller enables them.
 
-        padding: [batch, tokens], True for tokens, where `prompt` is a padded batch of ids. Gradients flow where the
-        caller enables them, to the gates of interventions too.
+        padding: [batch, tokens], True for tokens, if `prompt` is a padded batch of ids. logits_to_keep: number of last
+        positions whose logits are computed; 0 keeps all. Gradients reach the gates of interventions too.
         """
         ids, padding = self._batch(prompt, padding_side, padding)
         with engaged(self.hf, implementation=self.implementation):
@@ -258,25 +277,20 @@ class Model:
         max_new_tokens: int = 64,
         **options: object,
     ) -> Generation:
-        """A continuation by transformers' `generate`, greedy unless `options` say otherwise, with statistics if asked.
+        """Continue a prompt by transformers' `generate`, and return the text, the ids and the statistics if requested.
 
-        Statistics cover the prompt and each generated token but the last, which is never a query.
+        stats, layers, sets, window, top: as in `run_with_stats`; stats None records nothing. max_new_tokens: length of
+        the continuation at most. options: passed to `generate`; without any, decoding is greedy.
         """
-        ids, _ = self._batch(prompt, "left")
-        if ids.shape[0] != 1:
-            raise UsageError(f"generate takes one prompt, got a batch of {ids.shape[0]}")
+        ids = self._one(prompt, "generate")
         self._fits(ids.shape[1] + max_new_tokens)
         options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None} | options
         recording = None
         if stats is not None:
             request, names = request_for(stats, sets=sets, length=ids.shape[1] + max_new_tokens, window=window, top=top)
             recording = Recording(request, layers=self._layers(layers), sets=names)
-        observed = (
-            nullcontext()
-            if recording is None
-            else engaged(self.hf, observers=(recording,), implementation=self.implementation)
-        )
-        with observed:
+        observers = () if recording is None else (recording,)
+        with engaged(self.hf, observers=observers, implementation=self.implementation) if observers else nullcontext():
             output = self.hf.generate(  # pyright: ignore[reportCallIssue]  # transformers types it as a Tensor
                 ids.to(self.device),
                 attention_mask=torch.ones_like(ids, device=self.device),
@@ -293,7 +307,7 @@ class Model:
         )
 
     def prefill(self, ids: Tensor, *, cache: DynamicCache | None = None) -> DynamicCache:
-        """The key-value cache after `ids` [tokens] or [batch, tokens], continuing `cache`; computes no logits."""
+        """Return the key-value cache after `ids` [tokens] or [batch, tokens]; `cache` is continued if given."""
         rows = ids if ids.ndim == 2 else ids[None]
         self._fits(rows.shape[1] + (0 if cache is None else cache.get_seq_length()))
         return decoding.prefill(self.hf, rows, cache=cache)
@@ -301,7 +315,11 @@ class Model:
     def greedy(
         self, cache: DynamicCache, last: Tensor, *, max_new_tokens: int, stop: Callable[[list[int]], bool]
     ) -> list[list[int]]:
-        """Greedy ids of each row; the cache holds the prompt without its last token, which is `last` [batch, 1]."""
+        """Return the greedy continuation of each row as ids, at most `max_new_tokens` of them.
+
+        cache: holds the prompt without its last token. last: [batch, 1], that token. stop: a row ends when this is true
+        of its ids so far.
+        """
         return decoding.greedy(self.hf, cache, last, max_new_tokens=max_new_tokens, stop=stop)
 
     @torch.no_grad()
@@ -313,9 +331,10 @@ class Model:
         layers: Sequence[int] | None = None,
         padding_side: str = "left",
     ) -> HeadOutputs:
-        """z of every head of one forward pass, [batch, heads, tokens, value_dim] by layer: for patching and means.
+        """Return z of every head in one forward pass, [batch, heads, tokens, value_dim] by layer.
 
-        padding: [batch, tokens], True for tokens, where `prompt` is a padded batch of ids.
+        z is a head's output before the output projection; `PatchHeads` and mean pruning take it from here. layers: the
+        layers to keep; None is all. padding: [batch, tokens], True for tokens, if `prompt` is a padded batch of ids.
         """
         ids, padding = self._batch(prompt, padding_side, padding)
         record = RecordOutputs(self._layers(layers))
@@ -324,16 +343,15 @@ class Model:
         hashes = [prompt.hash] if isinstance(prompt, Tokens) else [ids_hash(row) for row in ids]
         return record.outputs(hashes)
 
-    # --- captures ----------------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def capture(
         self, prompt: Prompt, *, layers: Sequence[int] | None = None, folder: Path | str | None = None
     ) -> Capture:
-        """q, k and lse of every layer of one sequence; with `folder`, written layer by layer and memory-mapped."""
-        ids, _ = self._batch(prompt, "left")
-        if ids.shape[0] != 1:
-            raise UsageError(f"a capture is of one sequence, got a batch of {ids.shape[0]}")
+        """Return q, k and lse of every layer of one sequence, from which exact tiles of any attention map are drawn.
+
+        layers: the layers to keep; None is all. folder: each layer is written there as it passes, and memory-mapped.
+        """
+        ids = self._one(prompt, "capture")
         target = None if folder is None else Path(folder)
         if target is not None:
             target.mkdir(parents=True, exist_ok=True)
@@ -344,18 +362,6 @@ class Model:
         if isinstance(prompt, Tokens):
             strings = prompt.strings()
         return observer.finish(model=self.name, ids=ids[0].cpu(), strings=strings)
-
-    def attention_tile(
-        self, capture: Capture, head: Head | tuple[int, int], rows: range | slice, cols: range | slice
-    ) -> Tensor:
-        """Exact attention weights [rows, cols] of one head, from a capture."""
-        return capture.tile(Head(*head), rows, cols)
-
-    def pooled_map(self, capture: Capture, head: Head | tuple[int, int], *, size: int = 512) -> Tensor:
-        """The head's whole map, max-pooled to at most [size, size], from a capture."""
-        return capture.pooled(Head(*head), size=size)
-
-    # --- at the door -------------------------------------------------------------------------------------------------
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         if layers is None:
@@ -369,39 +375,24 @@ class Model:
     def _fits(self, length: int) -> None:
         if length > self.context:
             raise UsageError(
-                f"the prompt needs {length} positions and {self.name} has {self.context}: shorten it (--max-tokens)"
+                f"the prompt needs {length} positions and {self.name} has {self.context}: shorten the prompt or the "
+                "continuation"
             )
 
     def _batch(
         self, prompt: Prompt | Sequence[str], padding_side: str, padding: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Ids [batch, tokens] and the padding mask of a batch of different lengths, the given one for given ids."""
-        if isinstance(prompt, str):
-            prompt = self.tokens(prompt)
-        if isinstance(prompt, Tokens):
-            prompt = prompt.ids
-        if isinstance(prompt, Tensor):
-            ids = prompt if prompt.ndim == 2 else prompt[None]
-            if padding is not None and padding.shape != ids.shape:
-                raise UsageError(f"padding must be {list(ids.shape)} like the ids, got {list(padding.shape)}")
-        elif padding is not None:
-            raise UsageError("padding goes with ids; texts are padded here")
-        else:
-            ids, padding = padded([self.tokens(text).ids for text in prompt], self.tokenizer, padding_side)
-        if ids.dtype != torch.int64 or ids.numel() == 0:
-            raise UsageError(f"expected at least one token id (int64), got {list(ids.shape)} of {ids.dtype}")
+        ids, padding = batch(self.tokenizer, prompt, side=padding_side, padding=padding)
         self._fits(ids.shape[1])
         return ids, padding
 
+    def _one(self, prompt: Prompt, what: str) -> Tensor:
+        ids, _ = self._batch(prompt, "left")
+        if ids.shape[0] != 1:
+            raise UsageError(f"{what} takes one prompt, got a batch of {ids.shape[0]}: call it for each prompt")
+        return ids
+
     def _forward(self, ids: Tensor, padding: Tensor | None, *, logits_to_keep: int) -> Tensor:
-        accepted = inspect.signature(self.hf.forward).parameters
-        options: dict[str, object] = {}
-        if padding is not None:
-            padding = padding.to(self.device)
-            options["attention_mask"] = padding
-            if "position_ids" in accepted:  # learned positions must not count the padding
-                options["position_ids"] = (padding.long().cumsum(-1) - 1).clamp(min=0)
-        if logits_to_keep and "logits_to_keep" in accepted:
-            options["logits_to_keep"] = logits_to_keep
+        options = forward_options(self.hf, padding, columns=ids.shape[1], logits_to_keep=logits_to_keep)
         logits = self.hf(input_ids=ids.to(self.device), use_cache=False, **options).logits
         return logits[:, -logits_to_keep:] if logits_to_keep else logits

@@ -15,8 +15,9 @@ from torch import Tensor
 from probe.analyses.act import classification
 from probe.analyses.act.claims import CLAIMS
 from probe.analyses.act.classification import Scorer, fitted_bias, losses, measures
+from probe.analyses.act.conditions import ALL, BEST, BEST_BIAS, BIAS, CALIBRATION, NONE, RANDOM, WORST
 from probe.analyses.act.gradient_filter import gradients
-from probe.analyses.act.result import ALL, BEST, BEST_BIAS, BIAS, CALIBRATION, NONE, RANDOM, WORST, Calibration
+from probe.analyses.act.result import Calibration
 from probe.analyses.act.settings import Settings
 from probe.errors import UsageError
 from probe.frame.analysis import Analysis, Cost, Facts, Measured, Prompt, Records, Unit

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.figures.style import BLUE, GREEN, MUTED, ORANGE, decimal, styled
+from probe.analyses.act.conditions import CALIBRATION, ORDER
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GREEN, MUTED, ORANGE, decimal
 
 if TYPE_CHECKING:
     from probe.analyses.act.result import Calibration
@@ -15,11 +17,8 @@ if TYPE_CHECKING:
 MEASURES = {"nll": "loss, nats (less is better)", "accuracy": "accuracy", "auc": "ROC AUC"}
 
 
-def condition_bars(found: Calibration) -> go.Figure:
-    """One row of points for each condition, one column for each measure, one colour for each split."""
-    from probe.analyses.act import result as act
-
-    order = [act.NONE, act.BIAS, act.BEST, act.BEST_BIAS, act.RANDOM, act.ALL, act.WORST]
+def condition_bars(found: Calibration) -> Plot:
+    """Draw a row of points for each condition, a column for each measure, a colour for each split."""
     figure = make_subplots(cols=len(MEASURES), shared_yaxes=True, subplot_titles=list(MEASURES.values()))
     splits = list(found.conditions["split"].unique())
     for split, colour in zip(splits, (MUTED, BLUE, ORANGE, GREEN) * len(splits), strict=False):
@@ -38,25 +37,24 @@ def condition_bars(found: Calibration) -> go.Figure:
                 row=1,
                 col=column,
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
-    tested = next(split for split in splits if split != "calibration")
+    figure.update_yaxes(categoryorder="array", categoryarray=ORDER[::-1])
+    tested = next(split for split in splits if split != CALIBRATION)
     share = found.explained(tested)
-    title = f"Calibrating sinks in {found.k} heads does not lower the loss ({tested} split)"
+    headline = f"Calibrating sinks in {found.k} heads does not lower the loss beyond its error ({tested} split)"
     if share is not None:
-        title = f"A label bias alone explains {share:.0%} of what calibrating {found.k} heads gains ({tested} split)"
-    figure = styled(
+        headline = f"A label bias alone explains {share:.0%} of what calibrating {found.k} heads gains ({tested} split)"
+    return Plot(
         figure,
-        title=title,
-        subtitle=f"{found.manifest.name}, preset {found.preset}; every random draw is a point",
-        width=980,
-        height=440,
+        headline=headline,
+        reading=f"{found.manifest.name}, variant {found.variant}. Each random draw of heads is a point of its own.",
+        width=780,
+        height=260,
+        lines=2 * len(ORDER),
     )
-    figure.update_layout(margin={"l": 170, "t": 100, "b": 90}, legend={"orientation": "h", "y": -0.16})
-    return figure
 
 
-def filter_scatter(found: Calibration) -> go.Figure:
-    """Each head's effect when it is calibrated alone, against the gradient that predicts it."""
+def filter_scatter(found: Calibration) -> Plot:
+    """Draw the effect of each head when it is calibrated alone against the gradient that predicts it."""
     swept = found.heads.dropna(subset=["effect"])
     figure = go.Figure(
         go.Scatter(
@@ -74,10 +72,10 @@ def filter_scatter(found: Calibration) -> go.Figure:
     figure.update_xaxes(title="d loss / d gate from one backward pass, nats")
     figure.update_yaxes(title="change of loss when calibrated alone, nats")
     figure.update_layout(showlegend=False)
-    return styled(
+    return Plot(
         figure,
-        title=f"One backward pass against {agreement['heads']:.0f} runs: Spearman {decimal(agreement['spearman'])}",
-        subtitle=f"Pearson {decimal(agreement['pearson'])}; dotted: equal",
-        width=640,
-        height=520,
+        headline=f"One backward pass against {agreement['heads']:.0f} runs: Spearman {decimal(agreement['spearman'])}",
+        reading=f"Pearson {decimal(agreement['pearson'])}. On the dotted line both are equal.",
+        width=540,
+        height=400,
     )

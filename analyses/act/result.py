@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from probe.analyses.act import claims
+from probe.analyses.act.conditions import BEST, BIAS, CALIBRATION, NONE, RANDOM
 from probe.analyses.measures.agreement import pearson, spearman
 from probe.analyses.measures.intervals import mean_estimate
 from probe.frame.findings import Claim, Estimate, Finding
@@ -19,12 +20,7 @@ from probe.heads import Head
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-NONE, BIAS, BEST, BEST_BIAS = "no heads", "label bias alone", "best heads", "best heads + label bias"
-WORST, ALL, RANDOM = "worst heads", "all heads", "random heads"
-CALIBRATION = "calibration"
-"""The split that heads are chosen on and label biases are fitted on; the others are held out."""
+    from probe.figures import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -46,11 +42,6 @@ class Calibration(Result):
     k: int
     labels: tuple[str, ...]
     bias: Tensor
-
-    @property
-    def preset(self) -> str:
-        """Return the variant, which the figures call the preset."""
-        return self.variant
 
     @property
     def held_out(self) -> list[str]:
@@ -178,7 +169,7 @@ class Calibration(Result):
             ),
         }
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return the plots: conditions (loss, accuracy and AUC), filter (gradient against effect, where it was run)."""
         from probe.analyses.act.figures import condition_bars, filter_scatter
 

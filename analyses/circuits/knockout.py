@@ -24,7 +24,8 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 
 if TYPE_CHECKING:
     from probe.models import Model

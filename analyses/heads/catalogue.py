@@ -30,9 +30,8 @@ from probe.saving.manifest import Recorder
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from probe.analyses.heads.retrieval import RetrievalHeads
+    from probe.figures import Plot
     from probe.models import Model
 
 KINDS = ("induction", "previous_token", "duplicate_token", "copying", "sink")
@@ -113,7 +112,7 @@ class HeadCatalogue(Result):
             "notes": list(self.notes),
         }
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """maps: every score by layer and head. retrieval_induction: one against the other. correlations: all pairs."""
         from probe.figures.heads import correlation_figure, map_figure, scatter_figure
 
@@ -127,8 +126,9 @@ class HeadCatalogue(Result):
         drawn = {
             "maps": map_figure(
                 self.scores,
-                title=claim,
-                subtitle="one cell a head: retrieval, mean attention on a pattern or on position 0, OV copying score",
+                headline=claim,
+                reading="Each cell is a head: its retrieval score, its mean attention on a pattern or on position 0, "
+                "or its OV copying score.",
             )
         }
         if pair is not None:
@@ -137,9 +137,9 @@ class HeadCatalogue(Result):
                 self.scores["retrieval"],
                 x_name="induction score",
                 y_name="retrieval score",
-                title=claim,
-                subtitle=f"Pearson {decimal(pair['pearson'])} [{decimal(pair['low'])}, {decimal(pair['high'])}], "
-                f"Spearman {decimal(pair['spearman'])}; the ten best retrieval heads in colour",
+                headline=claim,
+                reading=f"Pearson {decimal(pair['pearson'])} [{decimal(pair['low'])}, {decimal(pair['high'])}], "
+                f"Spearman {decimal(pair['spearman'])}. The ten best retrieval heads are in colour.",
                 marked=self.top("retrieval", 10),
                 labels=10,
             )

@@ -15,14 +15,14 @@ from torch import Tensor
 from probe.analyses.heads.catalogue import HeadCatalogue
 from probe.analyses.heads.patterns import PatternHeads
 from probe.analyses.measures.agreement import correlate, shared_top, top_heads
-from probe.analyses.measures.head_tables import label
 from probe.errors import UsageError
 from probe.figures.style import decimal
+from probe.frame.scores import label
 from probe.heads import Head
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from probe.figures import Plot
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -78,7 +78,7 @@ class Comparison(Result):
     def to_dict(self) -> dict[str, Any]:
         return super().to_dict() | {"finding": self.finding}
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import scatter_figure
 
         return {
@@ -87,9 +87,9 @@ class Comparison(Result):
                 self.b,
                 x_name=f"{label(self.kind)} score, {self.a_name}",
                 y_name=f"{label(self.kind)} score, {self.b_name}",
-                title=f"The runs share {len(self.shared)} of their top {self.k} {label(self.kind)} heads",
-                subtitle=f"Pearson {decimal(self.pearson)} [{decimal(self.low)}, {decimal(self.high)}], "
-                f"Spearman {decimal(self.spearman)}; shared heads in colour, {self.expected:.1f} expected by chance",
+                headline=f"The runs share {len(self.shared)} of their top {self.k} {label(self.kind)} heads",
+                reading=f"Pearson {decimal(self.pearson)} [{decimal(self.low)}, {decimal(self.high)}], "
+                f"Spearman {decimal(self.spearman)}. Shared heads are in colour; chance gives {self.expected:.1f}.",
                 marked=self.shared,
             )
         }

@@ -33,8 +33,7 @@ from probe.saving.manifest import Recorder
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
@@ -59,10 +58,14 @@ class CopyingScores(Result):
         """One row per head, best first: layer, head, kv_group, copying."""
         return head_table({"copying": self.score}, n_kv_heads=self.n_kv_heads)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import map_figure
 
-        return {"copying": map_figure({"copying": self.score}, title=f"OV copying score in {self.manifest.name}")}
+        headline = (
+            f"{int((self.score > 0.5).sum())} of {self.score.numel()} heads of {self.manifest.name} have an OV copying "
+            "score above 0.5"
+        )
+        return {"copying": map_figure({"copying": self.score}, headline=headline)}
 
 
 def copying_score(core: Tensor) -> Tensor:

@@ -1,11 +1,8 @@
 """OV circuits: what each head writes into the residual stream, per unit of attention, as a linear map of what it reads.
 
 For a head h that reads the KV head g, value = x V_g and output = value O_h (row vectors, biases left out), so one key x
-attended to with weight p adds p x V_g O_h to the residual stream. The maps are measured, not looked up by name: in one
-forward pass over sequences of a single token, every attention module is given the rows of an identity matrix as its
-input (the values that come out are V) and the rows of an identity matrix as its heads' outputs (what the module then
-writes is O). One more row holds random vectors, by which the maps must predict what the module does; where they do not,
-the module is not linear in its input (a gate, a normalised value) and `error` says so.
+attended to with weight p adds p x V_g O_h to the residual stream. `probe.engine.projections` measures the maps; where a
+module is not linear in its input (a gate, a normalised value), `error` says by how much.
 
 The gains of the norms around the circuit are measured in the same way: a norm is followed by the tensor that it hands
 over, not by its name.
@@ -20,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from probe.engine.attention import text_config
-from probe.interventions.base import AttentionCall, Intervention
+from probe.engine.projections import Projections, visit_projections
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -79,49 +75,16 @@ class Norms:
         return f"gains of {' and '.join(parts)} folded in" if parts else "no norm gains found to fold in"
 
 
-@torch.no_grad()
 def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
     """Call `visit` with the OV maps of each layer in turn, so that a large model's are never all held at once.
 
-    Costs one forward pass over max(hidden, heads x value_dim) + 2 tokens.
+    `probe.engine.projections` says how they are measured.
     """
-    modules = model.seam.modules
-    width, value_dim = model.n_heads * model.seam.value_dim, model.seam.value_dim
-    hidden = int(text_config(model.hf).hidden_size)
-    rows = max(hidden, width)
-    random = torch.Generator().manual_seed(0)
-    inputs = _basis(rows, hidden, random).to(model.device, model.dtype)
-    outputs = _basis(rows, width, random).to(model.device, model.dtype)
-    basis = _Basis(outputs.view(rows + 2, model.n_heads, 1, value_dim))
 
-    def enter(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "hidden_states" in kwargs:
-            return args, kwargs | {"hidden_states": inputs[:, None].to(kwargs["hidden_states"].device)}
-        return (inputs[:, None].to(args[0].device), *args[1:]), kwargs
+    def layer(maps: Projections) -> None:
+        visit(OVLayer(maps.layer, maps.value, maps.output, max(maps.value_error, maps.output_error)))
 
-    def leave(module: nn.Module, _: tuple[Any, ...], result: Any) -> None:
-        written = result[0] if isinstance(result, tuple) else result
-        value = basis.values.pop(module)[:, :, 0].float()
-        values, v_error = _linear(value.flatten(1), inputs[-1], hidden)
-        written_by, o_error = _linear(written[:, 0].float(), outputs[-1], width)
-        visit(
-            OVLayer(
-                layer=modules.index(module),
-                value=values.view(hidden, -1, value_dim).transpose(0, 1),
-                output=written_by.view(model.n_heads, value_dim, -1),
-                error=max(v_error, o_error),
-            )
-        )
-
-    handles = [module.register_forward_pre_hook(enter, with_kwargs=True) for module in modules]
-    handles += [module.register_forward_hook(leave) for module in modules]
-    try:
-        with model.intervene(basis):
-            ids = torch.ones(rows + 2, 1, dtype=torch.int64, device=model.device)
-            model.hf.base_model(input_ids=ids, use_cache=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    visit_projections(model.hf, model.seam, model.stream, layer)
 
 
 @torch.no_grad()
@@ -168,21 +131,6 @@ def measure_gain(norm: nn.Module, *, size: int) -> Gain:
     return Gain(swing / (entered / entered.pow(2).mean().sqrt()), centred)
 
 
-class _Basis(Intervention):
-    """Notes the values of each attention call, and hands over the given heads' outputs in place of its own."""
-
-    def __init__(self, outputs: Tensor) -> None:
-        self._outputs = outputs
-        self.values: dict[nn.Module, Tensor] = {}
-
-    def before(self, call: AttentionCall) -> AttentionCall:
-        self.values[call.module] = call.value
-        return call
-
-    def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        return self._outputs.to(output.device)
-
-
 @dataclass
 class _Trace:
     """The tensors that went into and came out of modules; holding them keeps their addresses from being used again."""
@@ -198,19 +146,3 @@ class _Trace:
 def _same(tensor: Tensor, wanted: Tensor | None) -> bool:
     """Whether both are the same numbers in memory; a slice that keeps everything is a new object over them."""
     return wanted is not None and tensor.data_ptr() == wanted.data_ptr() and tensor.shape == wanted.shape
-
-
-def _basis(rows: int, size: int, random: torch.Generator) -> Tensor:
-    """[rows + 2, size]: the identity, zeros, and last a row of random numbers."""
-    basis = torch.zeros(rows + 2, size)
-    basis[:size] = torch.eye(size)
-    basis[-1] = torch.randn(size, generator=random)
-    return basis
-
-
-def _linear(results: Tensor, last: Tensor, size: int) -> tuple[Tensor, float]:
-    """The map [size, n] that took the rows of `_basis` to `results`, and its relative error at the last row."""
-    bias = results[-2]
-    matrix = results[:size] - bias
-    expected = last.to(matrix) @ matrix + bias
-    return matrix, float((results[-1] - expected).abs().max() / results[-1].abs().max().clamp(min=1e-30))

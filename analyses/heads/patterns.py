@@ -31,9 +31,9 @@ from probe.saving.results import Result
 from probe.tokens import Tokens
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
     from transformers import PreTrainedTokenizerBase
 
+    from probe.figures import Plot
     from probe.models import Model
 
 PATTERNS = ("induction", "previous_token", "duplicate_token")
@@ -71,11 +71,12 @@ class PatternHeads(Result):
             columns |= {pattern: self.score(pattern), f"{pattern}_low": low, f"{pattern}_high": high}
         return head_table(columns, n_kv_heads=self.n_kv_heads)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import map_figure
 
         maps = {pattern: self.score(pattern) for pattern in PATTERNS}
-        return {"patterns": map_figure(maps, title=f"Pattern heads of {self.manifest.name} on repeated random tokens")}
+        headline = f"Pattern heads of {self.manifest.name} on repeated random tokens"
+        return {"patterns": map_figure(maps, headline=headline)}
 
 
 def band_means(received: Tensor, keys: range) -> Tensor:

@@ -34,8 +34,7 @@ from probe.saving.old_runs import RunFolder, carry_out, config_of
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 THRESHOLD = 0.1
@@ -130,7 +129,7 @@ class RetrievalHeads(Result):
             rows.append(row | {name: float(score[head]) for name, score in families.items()})
         return pd.DataFrame(rows)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """heads: layers x heads map. curve: sorted scores. accuracy: length x depth. families: one against another."""
         from probe.analyses.heads.retrieval_figures import accuracy_map, family_scatter, head_map, score_curve
 

@@ -1,4 +1,4 @@
-"""Figures of retrieval heads: where they are, how few they are, where the model finds needles, and what they copy."""
+"""Plots of retrieval heads: their places, their number, where the model retrieves needles, and what they copy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 import torch
 
 from probe.figures.heads import scatter_figure
-from probe.figures.style import BLUE, INK, MUTED, SCORE_SCALE, SHARE_SCALE, VERMILION, decimal, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, INK, MUTED, PALE, PAPER, SCORE_SCALE, SHARE_SCALE, VERMILION, decimal
 from probe.heads import Head
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 LABELLED = 5
 
 
-def head_map(found: RetrievalHeads) -> go.Figure:
-    """Layers across, heads down, colour the score; cells at the threshold and above carry their number."""
+def head_map(found: RetrievalHeads) -> Plot:
+    """Draw layers across, heads down, the score as colour; cells at the threshold and above carry their number."""
     layers, heads = found.score.shape
     score = found.score.numpy()
     named = found.retrieval_heads()
@@ -36,7 +37,7 @@ def head_map(found: RetrievalHeads) -> go.Figure:
             ygap=1,
             customdata=[[_described(found, Head(layer, head)) for layer in range(layers)] for head in range(heads)],
             hovertemplate="%{customdata}<extra></extra>",
-            colorbar={"title": {"text": "score"}, "thickness": 12, "outlinewidth": 0},
+            colorbar={"title": {"text": "score"}},
         )
     )
     if layers <= 48:
@@ -46,29 +47,25 @@ def head_map(found: RetrievalHeads) -> go.Figure:
                 y=head.head,
                 text=decimal(float(found.score[head])),
                 showarrow=False,
-                font={"size": 10, "color": "white" if found.score[head] > 0.45 else INK},
+                font={"size": 10, "color": PAPER if found.score[head] > 0.45 else INK},
             )
-    figure.update_xaxes(title="layer", dtick=2 if layers > 16 else 1, constrain="domain")
-    figure.update_yaxes(title="head", dtick=1 if heads <= 16 else 4, autorange="reversed")
-    title = (
-        f"{len(named)} of {found.n_heads} heads ({len(named) / found.n_heads:.1%}) retrieve; "
-        f"{best} copies {found.score[best]:.0%} of the answers"
-    )
-    styled(
+    figure.update_xaxes(title="layer", dtick=2 if layers > 16 else 1, showgrid=False)
+    figure.update_yaxes(title="head", dtick=1 if heads <= 16 else 4, autorange="reversed", showgrid=False)
+    return Plot(
         figure,
-        title=title,
-        subtitle=f"Retrieval score of every head of {found.manifest.name}: mean over {len(found.per_sample)} retrieved "
-        f"needles; numbers from 0.1 on",
-        width=max(620, min(1400, 180 + 28 * layers)),
-        height=max(360, min(1000, 190 + 28 * heads)),
+        headline=f"{len(named)} of {found.n_heads} heads ({len(named) / found.n_heads:.1%}) retrieve; "
+        f"{best} copies {found.score[best]:.0%} of the answers",
+        reading=f"Retrieval score of every head of {found.manifest.name}: the mean over {len(found.per_sample)} "
+        "retrieved needles. Cells from 0.1 on carry their number.",
+        width=max(480, min(1240, 28 * layers)),
+        height=max(200, min(820, 28 * heads)),
+        lines=2 + (heads if heads <= 16 else heads // 4),
+        keep=True,
     )
-    figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(showgrid=False)
-    return figure
 
 
-def score_curve(found: RetrievalHeads) -> go.Figure:
-    """Scores in falling order with their intervals, and the 0.1 line."""
+def score_curve(found: RetrievalHeads) -> Plot:
+    """Draw the scores in falling order with their intervals, and the line at 0.1."""
     ranked = found.ranked()
     score = np.array([float(found.score[head]) for head in ranked])
     low = np.array([float(found.low[head]) for head in ranked])
@@ -89,7 +86,7 @@ def score_curve(found: RetrievalHeads) -> go.Figure:
     figure.add_scatter(
         x=rank, y=score, mode="lines", line={"color": MUTED, "width": 1}, hoverinfo="skip", showlegend=False
     )
-    for mask, colour, name in ((above, BLUE, "score 0.1 or more"), (~above, "#B8C2CC", "below 0.1")):
+    for mask, colour, name in ((above, BLUE, "score 0.1 or more"), (~above, PALE, "below 0.1")):
         figure.add_scatter(
             x=rank[mask],
             y=score[mask],
@@ -109,16 +106,17 @@ def score_curve(found: RetrievalHeads) -> go.Figure:
     ticks = [tick for power in range(6) for tick in (10**power, 2 * 10**power, 5 * 10**power) if tick <= len(ranked)]
     figure.update_xaxes(title="heads, best first (logarithmic scale)", type="log", tickvals=ticks, ticktext=ticks)
     figure.update_yaxes(title="retrieval score", rangemode="tozero")
-    figure.update_layout(legend={"x": 0.98, "xanchor": "right", "y": 0.98})
-    return styled(
+    return Plot(
         figure,
-        title=f"Few heads retrieve: {int(above.sum())} score 0.1 or more, {zero / len(score):.0%} never copy anything",
-        subtitle=f"{found.manifest.name}, {len(ranked)} heads; dashed: the paper's threshold of 0.1",
+        headline=f"Few heads retrieve: {int(above.sum())} score 0.1 or more, {zero / len(score):.0%} never copy "
+        "anything",
+        reading=f"{found.manifest.name}, {len(ranked)} heads. The dashed line is the paper's threshold of 0.1.",
+        height=340,
     )
 
 
-def accuracy_map(found: RetrievalHeads) -> go.Figure:
-    """Share of needles retrieved at each length and depth."""
+def accuracy_map(found: RetrievalHeads) -> Plot:
+    """Draw the share of needles retrieved at each length and depth."""
     samples = found.samples
     depths, lengths = sorted(samples["depth"].unique()), sorted(samples["wanted_length"].unique())
     cells = [
@@ -144,24 +142,25 @@ def accuracy_map(found: RetrievalHeads) -> go.Figure:
             xgap=2,
             ygap=2,
             hovertemplate="%{x} tokens, depth %{y}%: %{text} retrieved<extra></extra>",
-            colorbar={"title": {"text": "share"}, "thickness": 12, "outlinewidth": 0, "tickformat": ".0%"},
+            colorbar={"title": {"text": "share"}, "tickformat": ".0%"},
         )
     )
     total = found.accuracy()
     figure.update_xaxes(title="context length, tokens", type="category", showgrid=False)
     figure.update_yaxes(title="depth of the needle, %", type="category", autorange="reversed", showgrid=False)
-    styled(
+    return Plot(
         figure,
-        title=f"{found.manifest.name} retrieves {total['retrieved']} of {total['asked']} needles",
-        subtitle=f"95% interval of the accuracy: {decimal(total['low'])} to {decimal(total['high'])}",
-        width=max(560, min(1400, 300 + 80 * len(lengths))),
-        height=max(360, min(900, 220 + 44 * len(depths))),
+        headline=f"{found.manifest.name} retrieves {total['retrieved']} of {total['asked']} needles",
+        reading=f"95% interval of the accuracy: {total['low']:.0%} to {total['high']:.0%}.",
+        width=max(420, min(1240, 80 * len(lengths))),
+        height=max(220, min(760, 44 * len(depths))),
+        lines=2 * len(depths),
+        keep=True,
     )
-    return figure
 
 
-def family_scatter(found: RetrievalHeads) -> go.Figure:
-    """Each head's score on one family of needles against its score on the other."""
+def family_scatter(found: RetrievalHeads) -> Plot:
+    """Draw the score of each head on one family of needles against its score on the other."""
     (first, x), (second, y) = found.by_family().items()
     r = float(torch.corrcoef(torch.stack([x.flatten(), y.flatten()]))[0, 1])
     apart = sorted(found.ranked(), key=lambda head: -abs(float(x[head] - y[head])))
@@ -170,15 +169,15 @@ def family_scatter(found: RetrievalHeads) -> go.Figure:
         y,
         x_name=f"score on {first}",
         y_name=f"score on {second}",
-        title=f"Heads that copy {first} mostly copy {second}, r = {decimal(r)}" if r > 0.5 else
+        headline=f"Heads that copy {first} mostly copy {second}, r = {decimal(r)}" if r > 0.5 else
         f"Heads that copy {first} are not those that copy {second}, r = {decimal(r)}",
-        subtitle="In colour: the five best heads, and the three furthest from the diagonal, which copy one kind only",
+        reading="In colour: the five best heads, and the three furthest from the diagonal, which copy one kind only.",
         marked=list(dict.fromkeys([*found.top(LABELLED), *apart[:3]])),
     )  # fmt: skip
 
 
 def _described(found: RetrievalHeads, head: Head) -> str:
-    """One head in words, for the pointer."""
+    """Return the line that the pointer shows for a head."""
     score, low, high = (float(each[head]) for each in (found.score, found.low, found.high))
     active = int((found.per_sample[:, head.layer, head.head] > 0).sum())
     return (

@@ -20,15 +20,13 @@ from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean
 from probe.analyses.texts.haystacks import Haystack, language_reference
 from probe.errors import UsageError
-from probe.figures.style import decimal
 from probe.kernels.contract import Request
 from probe.saving.manifest import Recorder
 from probe.saving.results import Result
 from probe.tokens import Tokens
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 CHARACTERS = 12
@@ -60,12 +58,12 @@ class SinkScores(Result):
         low, high = bootstrap_mean(self.per_sample, seed=self.manifest.seed)
         return head_table({"sink": self.score, "sink_low": low, "sink_high": high}, n_kv_heads=self.n_kv_heads)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import map_figure
 
-        share = decimal(float(self.score.mean()))
-        title = f"{share} of the attention of {self.manifest.name} goes to the first position"
-        return {"sink": map_figure({"sink": self.score}, title=title)}
+        share = float(self.score.mean())
+        headline = f"{share:.0%} of the attention of {self.manifest.name} goes to the first position"
+        return {"sink": map_figure({"sink": self.score}, headline=headline)}
 
 
 def sink_score(mass: Tensor) -> Tensor:

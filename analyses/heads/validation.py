@@ -34,8 +34,7 @@ from probe.saving.old_runs import RunFolder, carry_out, config_of
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 
@@ -89,7 +88,7 @@ class Validation(Result):
         """The table of conditions."""
         return self.conditions
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """needles: accuracy against heads pruned. specificity: closed-book accuracy and prose loss."""
         from probe.analyses.heads.validation_figures import needle_curves, specificity_curves
 

@@ -1,4 +1,4 @@
-"""Figures of the causal check: what pruning does to retrieval, and what else it breaks."""
+"""Plots of the causal check: what pruning does to retrieval, and to tasks that need none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.figures.style import BLUE, INK, SKY, VERMILION, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, SKY, VERMILION
 
 if TYPE_CHECKING:
     from probe.analyses.heads.validation import Validation
@@ -21,8 +22,8 @@ LINES = {
 FILLS = {"zero": "output removed (zero)", "uniform": "even attention (uniform, the official mask)"}
 
 
-def needle_curves(checked: Validation) -> go.Figure:
-    """Needle accuracy against the number of heads pruned, one panel a fill, with random controls and intervals."""
+def needle_curves(checked: Validation) -> Plot:
+    """Draw needle accuracy against the number of heads pruned, a panel a fill, and random controls with intervals."""
     figure = _panels(checked, [FILLS[fill] for fill in checked.fills])
     for column, fill in enumerate(checked.fills, start=1):
         _add_lines(figure, checked, "needles", fill, row=1, column=column)
@@ -33,18 +34,20 @@ def needle_curves(checked: Validation) -> go.Figure:
     fill = checked.fills[0]
     without, control = (checked.value("needles", group, fewest, fill) for group in ("top", "random"))
     base = checked.row("needles", "none")
-    return _finished(
+    return Plot(
         figure,
-        checked,
-        title=f"Without its {fewest} retrieval heads {checked.manifest.name} finds {without:.0%} of the needles, "
-        f"without {fewest} random ones {control:.0%}",
-        subtitle=f"{int(base['samples'])} held-out needles, {base['value']:.0%} found unpruned; pruned while "
-        f"{'the answer is written' if checked.phase == 'decode' else 'reading and writing'}; bars: 95% intervals",
+        headline=f"Without its {fewest} retrieval heads {checked.manifest.name} retrieves {without:.0%} of the "
+        f"needles, without {fewest} random ones {control:.0%}",
+        reading=f"{int(base['samples'])} held-out needles, of which the unpruned model retrieves {base['value']:.0%}. "
+        f"Heads are pruned {'while the answer is written' if checked.phase == 'decode' else 'in reading and writing'}. "
+        "Bars are 95% intervals.",
+        width=440 * len(checked.fills),
+        height=300,
     )
 
 
-def specificity_curves(checked: Validation) -> go.Figure:
-    """What else breaks: closed-book accuracy above, rise of the loss on prose below, one column a fill."""
+def specificity_curves(checked: Validation) -> Plot:
+    """Draw the closed-book accuracy above and the rise of the loss on prose below, one column a fill."""
     figure = _panels(checked, [FILLS[fill] for fill in checked.fills], rows=2)
     for column, fill in enumerate(checked.fills, start=1):
         _add_lines(figure, checked, "closed book", fill, row=1, column=column)
@@ -61,13 +64,15 @@ def specificity_curves(checked: Validation) -> go.Figure:
     figure.update_xaxes(title_text="heads pruned", row=2)
     k = sorted(checked.ks)[min(1, len(checked.ks) - 1)]
     pruned = ", ".join(f"{checked.value('closed book', 'top', k, fill):.0%} ({fill})" for fill in checked.fills)
-    return _finished(
+    return Plot(
         figure,
-        checked,
-        title=f"Closed-book answers right: {checked.value('closed book', 'none'):.0%} unpruned, "
+        headline=f"The unpruned model answers {checked.value('closed book', 'none'):.0%} of the closed-book questions, "
         f"without {k} retrieval heads {pruned}",
-        subtitle="What the model does without copying; the loss with all positions pruned; bars: 95% intervals",
-        height=740,
+        reading="Both measures need no copying. For the loss, heads are pruned at all positions. Bars are 95% "
+        "intervals.",
+        width=440 * len(checked.fills),
+        height=540,
+        lines=24,
     )
 
 
@@ -117,16 +122,3 @@ def _add_lines(
             row=row,
             col=column,
         )
-
-
-def _finished(figure: go.Figure, checked: Validation, *, title: str, subtitle: str, height: int = 500) -> go.Figure:
-    styled(figure, title=title, subtitle=subtitle, width=max(720, 140 + 440 * len(checked.fills)), height=height)
-    figure.update_layout(
-        margin={"t": 142, "l": 84},
-        legend={
-            "orientation": "h", "x": 0, "font": {"size": 13},
-            "y": 1 - 80 / height, "yref": "container", "yanchor": "top",
-        },
-    )  # fmt: skip
-    figure.update_annotations(font={"size": 14, "color": INK})
-    return figure

@@ -7,17 +7,6 @@ from collections.abc import Mapping
 import pandas as pd
 from torch import Tensor
 
-LABELS = {
-    "previous_token": "previous token",
-    "duplicate_token": "duplicate token",
-    "copying": "copying (OV)",
-}
-
-
-def label(kind: str) -> str:
-    """The score's name for readers."""
-    return LABELS.get(kind, kind)
-
 
 def head_table(columns: Mapping[str, Tensor], *, n_kv_heads: int) -> pd.DataFrame:
     """One row per head: layer, head, kv_group and the columns [layers, heads]; sorted by the first column, NaN last.

@@ -1,4 +1,4 @@
-"""Figures of attention sinks: heads, layers, tokens in their text, and the test of the massive dimension."""
+"""Plots of attention sinks: heads, layers, tokens in their text, and the test of the massive dimension."""
 
 from __future__ import annotations
 
@@ -10,34 +10,35 @@ from plotly.subplots import make_subplots
 from probe.analyses.sinks.passes import CONDITIONS, MEAN, NONE, ZERO
 from probe.analyses.sinks.statistics import share_of_heads
 from probe.figures.heads import map_figure
-from probe.figures.style import BLUE, GRID, INK, MUTED, SCORE_SCALE, VERMILION, decimal, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GRID, INK, MUTED, PALE_BLUE, SCORE_SCALE, VERMILION, coloured
 
 if TYPE_CHECKING:
     from probe.analyses.sinks.result import Sinks
 
-COLUMNS = 18
-"""Tokens in a row of the text figure."""
+COLUMNS, NARROW_COLUMNS = 18, 6
+"""Tokens in a row of the text figure, and of the one for a phone or a column."""
 
 
-def mass_map(found: Sinks) -> go.Figure:
-    """First-token mass of every head."""
-    share = decimal(float(found.first_mass.mean()))
+def mass_map(found: Sinks) -> Plot:
+    """Draw the first-token mass of every head."""
     return map_figure(
         {"attention to the first token": found.first_mass.mean(0)},
-        title=f"{share} of the attention of {found.manifest.name} goes to the first token",
-        subtitle=f"one cell a head: mean weight on the first token, over the later queries of {len(found.texts)} texts",
+        headline=f"{float(found.first_mass.mean()):.0%} of the attention of {found.manifest.name} goes to the first "
+        "token",
+        reading="Each cell is a head: its mean weight on the first token, over the later queries of "
+        f"{len(found.texts)} texts.",
     )
 
 
-def profile(found: Sinks) -> go.Figure:
-    """By layer: first-token mass, later sinks, value norm ratio, size of the largest activation."""
+def profile(found: Sinks) -> Plot:
+    """Draw by layer: first-token mass, later sinks, value norm ratio, size of the largest activation."""
     table = found.by_layer()
     titles = (
         "attention to the first token, mean over heads",
         f"later sinks per head ({found.rule.replace('_', ' ')}, {found.threshold:g}, at least {found.min_rows} rows)",
         "norm of the first value over the median norm",
-        f"|x| in the residual stream: <span style='color:{VERMILION}'>the largest</span> and "
-        f"<span style='color:{MUTED}'>the median</span>",
+        f"|x| in the residual stream: {coloured('the largest', VERMILION)} and {coloured('the median', MUTED)}",
     )
     figure = make_subplots(rows=4, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.075)
     layer = table["layer"]
@@ -75,35 +76,32 @@ def profile(found: Sinks) -> go.Figure:
     mass = table["first_mass"]
     strongest = int(mass.idxmax())
     weakest = int(mass[min(3, len(mass) - 1) :].idxmin())  # the first layers have no sinks yet
-    band = "; band: 95% bootstrap interval over texts" if len(found.texts) > 1 else ""
-    styled(
-        figure,
-        title=f"The first token gets {decimal(mass[strongest])} of the attention of {found.manifest.name} at layer "
-        f"{strongest}, {decimal(mass[weakest])} at layer {weakest}",
-        subtitle=f"means over {len(found.texts)} texts{band}",
-        width=860,
-        height=900,
-    )
+    band = " The band is the 95% bootstrap interval over texts." if len(found.texts) > 1 else ""
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(type="log", row=4, col=1, dtick=1, tickformat=",")
     figure.update_xaxes(title_text="layer", row=4, col=1)
     figure.update_xaxes(range=[-0.5, len(table) - 0.5])
-    for note in figure.layout.annotations:  # type: ignore[attr-defined]
-        note.update(font={"size": 14, "color": INK}, x=0, xanchor="left")
-    return figure
+    return Plot(
+        figure,
+        headline=f"The first token gets {mass[strongest]:.0%} of the attention of {found.manifest.name} at layer "
+        f"{strongest} and {mass[weakest]:.0%} at layer {weakest}",
+        reading=f"Means over {len(found.texts)} texts.{band}",
+        height=740,
+        lines=36,
+    )
 
 
-def token_figure(found: Sinks) -> go.Figure:
-    """The text with the most later sinks, each token coloured by the share of heads whose sink it is."""
+def token_figure(found: Sinks, *, columns: int = COLUMNS) -> Plot:
+    """Draw the text with the most later sinks, each token coloured by the share of heads whose sink it is."""
     shares = [share_of_heads(found.found(text))[0] for text in range(len(found.texts))]
     text = max(range(len(shares)), key=lambda index: float(shares[index][1:].sum()))
     share, strings = shares[text], found.strings[text]
-    rows = -(-len(strings) // COLUMNS)
-    cells: list[list[float | None]] = [[None] * COLUMNS for _ in range(rows)]
-    words = [[""] * COLUMNS for _ in range(rows)]
-    hover = [[""] * COLUMNS for _ in range(rows)]
+    rows = -(-len(strings) // columns)
+    cells: list[list[float | None]] = [[None] * columns for _ in range(rows)]
+    words = [[""] * columns for _ in range(rows)]
+    hover = [[""] * columns for _ in range(rows)]
     for position, string in enumerate(strings):
-        row, column = divmod(position, COLUMNS)
+        row, column = divmod(position, columns)
         cells[row][column] = float(share[position])
         words[row][column] = _shown(string)
         hover[row][column] = f"token {position} {string!r}<br>sink of {float(share[position]):.1%} of the heads"
@@ -115,26 +113,26 @@ def token_figure(found: Sinks) -> go.Figure:
             z=cells, text=words, texttemplate="%{text}", textfont={"size": 12}, customdata=hover,
             hovertemplate="%{customdata}<extra></extra>", colorscale=SCORE_SCALE, zmin=0, zmax=most, xgap=1, ygap=2,
             hoverongaps=False,
-            colorbar={"thickness": 12, "outlinewidth": 0, "title": {"text": "heads<br>&nbsp;"}, "tickformat": ".0%"},
+            colorbar={"title": {"text": "heads"}, "tickformat": ".0%"},
         )
     )  # fmt: skip
-    styled(
-        figure,
-        title=f"Beside the first token ({float(share[0]):.0%} of heads), {strings[strongest]!r} is the strongest sink "
-        f"of {found.texts['name'][text]} ({float(later.max()):.0%})",
-        subtitle="the text with the most later sinks; colour: share of heads whose sink the token is (the scale ends "
-        f"at the strongest later one); the last {found.min_rows - 1} tokens have too few queries to be judged",
-        width=1280,
-        height=150 + 27 * rows,
-    )
-    figure.update_layout(margin={"l": 20, "t": 96, "b": 20})
     figure.update_xaxes(visible=False)
     figure.update_yaxes(visible=False, autorange="reversed")
-    return figure
+    return Plot(
+        figure,
+        headline=f"Beside the first token ({float(share[0]):.0%} of heads), {strings[strongest]!r} is the strongest "
+        f"sink of {found.texts['name'][text]} ({float(later.max()):.0%})",
+        reading="The text with the most later sinks. Colour is the share of heads whose sink the token is; the scale "
+        f"ends at the strongest later one. The last {found.min_rows - 1} tokens have too few queries to be judged.",
+        width=64 * columns,
+        height=27 * rows,
+        lines=round(1.4 * rows),
+        narrow=token_figure(found, columns=NARROW_COLUMNS) if columns == COLUMNS else None,
+    )
 
 
-def cause_figure(found: Sinks) -> go.Figure:
-    """Loss and attention to the first token under each condition, a point a text and a bar for the mean."""
+def cause_figure(found: Sinks) -> Plot:
+    """Draw the loss and the attention to the first token under each condition: a dot a text, a bar for the mean."""
     table = found.causes
     names = [name for name in CONDITIONS if (table["condition"] == name).any()]
     figure = make_subplots(
@@ -147,7 +145,7 @@ def cause_figure(found: Sinks) -> go.Figure:
                 x=names,
                 y=[found.condition(name, value) for name in names],
                 marker={
-                    "color": [VERMILION if name == ZERO else GRID if name == NONE else "#BFD9EA" for name in names]
+                    "color": [VERMILION if name == ZERO else GRID if name == NONE else PALE_BLUE for name in names]
                 },
                 hovertemplate="%{x}<br>mean %{y:.3f}<extra></extra>",
                 showlegend=False,
@@ -168,30 +166,26 @@ def cause_figure(found: Sinks) -> go.Figure:
             row=1,
             col=column,
         )
-    layer, name = int(table["layer"].iloc[0]), found.manifest.name
     mean = found.condition(MEAN)
-    repaired = "" if mean != mean else f", set to its mean {mean:.2f}"
-    styled(
-        figure,
-        title=f"Dimension {found.dims[0]} zeroed on the first token: loss of {name} {found.condition(NONE):.2f} to "
-        f"{found.condition(ZERO):.2f}{repaired}",
-        subtitle=f"first token's stream set after layer {layer}; bars: means, a dot a text; attention: mean over the "
-        f"layers after it",
-        width=980,
-        height=480,
-    )
-    figure.update_layout(margin={"t": 116})
+    repaired = "" if mean != mean else f"; setting it to its mean gives {mean:.2f}"
     figure.update_xaxes(
         tickmode="array", tickvals=names, ticktext=[name.replace(" ", "<br>", 1) for name in names], tickangle=0,
         showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(rangemode="tozero")
-    figure.update_annotations(font={"size": 14, "color": INK})
-    return figure
+    return Plot(
+        figure,
+        headline=f"Setting dimension {found.dims[0]} of the first token to zero changes the loss of "
+        f"{found.manifest.name} from {found.condition(NONE):.2f} to {found.condition(ZERO):.2f} nats{repaired}",
+        reading=f"The first token's stream is set after layer {int(table['layer'].iloc[0])}. Bars are means and each "
+        "dot is a text. Attention is the mean over the layers after it.",
+        width=840,
+        height=320,
+    )
 
 
 def _shown(string: str) -> str:
-    """A token as text in a cell: its blanks visible, and no longer than the cell."""
+    """Return a token as the text of a cell: its blanks visible, and no longer than the cell."""
     visible = string.replace("\n", "\N{DOWNWARDS ARROW WITH CORNER LEFTWARDS}").strip(" ")
     visible = visible or "\N{OPEN BOX}" * max(1, len(string))
     visible = visible if len(visible) <= 9 else visible[:8] + "\N{HORIZONTAL ELLIPSIS}"

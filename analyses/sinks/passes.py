@@ -18,7 +18,7 @@ from probe.analyses.heads.sink_scores import sink_score
 from probe.analyses.sinks.massive_activations import massive, phi, writer
 from probe.analyses.sinks.statistics import value_norm_ratio
 from probe.engine.attention import engaged
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Band, Request, Statistics
 from probe.tokens import Tokens
 

@@ -22,8 +22,7 @@ from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.frame.tables import Table
 
 WRITES = 0.1
@@ -254,7 +253,7 @@ class Sinks(Result):
         }
         return head_table(columns, n_kv_heads=self.n_kv_heads)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return the plots: sinks (mass of every head), profile (by layer), tokens (in a text), causes (conditions)."""
         from probe.analyses.sinks.figures import cause_figure, mass_map, profile, token_figure
 

@@ -1,7 +1,7 @@
-"""The command `probe`: one module per subcommand, imported when it is called, so that --help stays instant.
+"""The command `probe`. A subcommand's module is imported when it is called, so that --help stays instant.
 
-Exit status: 0 done, 1 failure, 2 usage, 130 interrupted. What went wrong on the user's side is one line on stderr; a
-traceback means a bug in probe.
+The exit status is 0 for a run that completes (with a negative result too), 2 for a user's mistake, 1 for any other
+failure and 130 for an interruption. A mistake is reported in one line on stderr; a traceback means a bug in probe.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> NoReturn:
 
 
 def run(args: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit status."""
+    """Run the command line and return the exit status."""
     try:
         status = probe.main(args=args, prog_name="probe", standalone_mode=False)
         sys.stdout.flush()

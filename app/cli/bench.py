@@ -117,7 +117,7 @@ def command(
     from probe.app.cli.progress import bar, continuing, note
     from probe.benchmarks.plan import Settings
     from probe.benchmarks.run import check_device, config, run
-    from probe.figures.pages import save_pictures
+    from probe.figures.pictures import save_pictures
     from probe.saving.old_runs import default_folder
 
     settings = Settings(

@@ -15,7 +15,7 @@ from probe.saving.jsonable import dumps, plain
 
 
 def opening(settings: Settings, folder: Path) -> list[str]:
-    """The first lines: what will be measured, where it is kept."""
+    """Return the first lines: what will be measured, where it is kept."""
     lengths = ", ".join(f"{length:,}" for length in settings.lengths)
     what = {"kernels": "kernels", "model": settings.model, "all": f"kernels and {settings.model}"}[settings.suite]
     threads = f"{settings.threads} thread{'s' if settings.threads > 1 else ''}"
@@ -42,7 +42,7 @@ def print_found(found: Benchmark, folder: Path) -> None:
 
 
 def as_json(found: Benchmark) -> str:
-    """Everything, every single time included, as one JSON object."""
+    """Return everything, every single time included, as one JSON object."""
     content = found.to_dict()
     for case in content["cases"]:
         case["facts"] = json.loads(case["facts"])

@@ -19,7 +19,7 @@ from probe.app.cli.circuit import EdgeOptions, RepairOptions, ReuseOptions, Sear
 from probe.app.cli.old_options import Shared
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.tables import duration, show, size
-from probe.figures.pages import save_pictures
+from probe.figures.pictures import save_pictures
 from probe.saving.jsonable import dumps, plain
 from probe.saving.old_runs import RunFolder, default_folder
 from probe.saving.results import Result

@@ -11,10 +11,10 @@ import click
 from probe.analyses.heads.catalogue import HeadCatalogue
 from probe.analyses.heads.costs import estimate
 from probe.analyses.heads.validation import CLOSED_BOOK, NEEDLES, PROSE, Validation
-from probe.analyses.measures.head_tables import label
 from probe.app.cli.heads_run import Found, Job
 from probe.app.cli.tables import duration, show, size
 from probe.figures.style import decimal
+from probe.frame.scores import label
 from probe.heads import Head
 from probe.saving.jsonable import dumps, plain
 from probe.saving.manifest import attention

@@ -20,9 +20,8 @@ from probe.analyses.texts import haystacks
 from probe.app.cli.heads import Options
 from probe.app.cli.progress import bar, continuing
 from probe.errors import UsageError
-from probe.figures.pages import save_pictures
+from probe.figures.pictures import save_pictures
 from probe.models import Model
-from probe.saving.manifest import weights_hash
 from probe.saving.old_runs import RunFolder, default_folder
 from probe.saving.results import Result
 
@@ -91,7 +90,7 @@ def prepare(options: Options) -> Job:
     config = {
         "kinds": list(options.other_kinds),
         "seed": options.seed,
-        "weights": weights_hash(model),
+        "weights": model.weights_hash,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": model.device.type,
         "retrieval": plan

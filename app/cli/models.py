@@ -14,16 +14,18 @@ from probe.app.cli.tables import show, size
 @click.command("models")
 @shared("json")
 def command(as_json: bool) -> None:
-    """List the models at hand.
+    """List the models that can be loaded here.
 
-    These are the short names and the local Hugging Face cache. Any Hugging Face id, checkpoint folder or .gguf file
-    works as --model too. HF_HOME says where that cache is; HF_HUB_OFFLINE=1 keeps probe from asking the hub.
+    The list has the short names and the models in the local Hugging Face cache. --model also takes any Hugging Face id,
+    checkpoint folder or .gguf file. HF_HOME names the cache folder; with HF_HUB_OFFLINE=1 probe never asks the hub.
     """
     from probe.loading.sources import catalog
 
     entries = catalog()
     if as_json:
-        click.echo(json.dumps([asdict(entry) for entry in entries], indent=1))
+        nothing = {"settings": {}, "manifest": None, "findings": [], "scores": {}, "figures": {}}
+        click.echo(json.dumps(nothing | {"tables": {"models": [asdict(entry) for entry in entries]}}, indent=1))
         return
     rows = [(each.name, each.model, each.where, each.licence or "?", size(each.size)) for each in entries]
     show(("name", "model", "where", "licence", "size"), rows, right=("size",))
+    click.echo("name: what --model takes; size: bytes of the weights on disk")

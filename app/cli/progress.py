@@ -11,14 +11,14 @@ import click
 
 
 def note(text: str, *, quiet: bool = False) -> None:
-    """One line on stderr, unless quiet."""
+    """Print one line on stderr, unless quiet."""
     if not quiet:
         click.echo(text, err=True)
 
 
 @contextmanager
 def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A function (done, total) that moves a bar with a time estimate; silent where stderr is not a terminal."""
+    """Yield a function (done, total) that moves a bar with a time estimate; silent where stderr is not a terminal."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
@@ -40,7 +40,7 @@ def bar(title: str, *, quiet: bool = False) -> Iterator[Callable[[int, int], Non
 
 @contextmanager
 def continuing(folder: Path) -> Iterator[None]:
-    """An interruption says how to go on: the finished samples are in the folder."""
+    """Turn an interruption into a line that says how to continue; the folder keeps the finished units."""
     try:
         yield
     except KeyboardInterrupt:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """A console on stdout that breaks no line where stdout is a file or a pipe."""
+    """Return A console on stdout that breaks no line where stdout is a file or a pipe."""
     import sys
 
     from rich.console import Console
@@ -36,7 +36,7 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
 
 
 def size(count: int | None) -> str:
-    """Bytes as people say them, in decimal units: 98.4 MB."""
+    """Return bytes as people say them, in decimal units: 98.4 MB."""
     if count is None:
         return "?"
     for unit, width in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -46,7 +46,7 @@ def size(count: int | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 2 min 10 s, 3 h 5 min."""
+    """Return seconds as people say them: 8 s, 2 min 10 s, 3 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -13,7 +13,6 @@ from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.report import document, print_result
 from probe.app.cli.tables import duration, show, size
 from probe.errors import UsageError
-from probe.figures.pages import save_pictures
 from probe.frame.analysis import Analysis, Cost, Facts, Need
 from probe.frame.run import carry_out, identity
 from probe.frame.settings import Settings
@@ -41,7 +40,7 @@ def work(name: str, settings: Settings, frame: Frame) -> None:
         return
     with continuing(folder), bar(name, quiet=frame.quiet) as progress:
         found = carry_out(
-            analysis, model, out=folder, progress=progress, started=frame.started, drawn=_pictures
+            analysis, model, out=folder, progress=progress, started=frame.started, pictures=True
         )  # fmt: skip
     if frame.as_json:
         click.echo(dumps(document(found, folder, layers=frame.layers), indent=1))
@@ -93,14 +92,6 @@ def _print_estimate(analysis: Analysis, model: Model | None, folder: Path, frame
         f"{units} units, about {duration(cost.seconds)} at this machine's speed now{passes}; "
         f"{size(cost.memory)} of memory at the peak"
     )
-
-
-def _pictures(found: Result, folder: Path) -> None:
-    """Draw PNGs beside the pages, where there is a browser to draw them."""
-    if figures := found.figures():
-        save_pictures(figures, folder / "figures")
-    for name, part in found.parts().items():
-        _pictures(part, folder / name)
 
 
 def _spent(found: Result) -> str:

@@ -1,14 +1,17 @@
-"""The TransformerLens door: a bridge over a model's own weights, whose attention runs through the engine.
+"""How do TransformerLens's hooks and the engine's statistics work on the same forward pass? By delegation.
 
-A bridge computes attention itself, by a matmul and a softmax, so its patterns are there to be hooked and a registered
-attention function is never called. But each of its attention bridges keeps the original Hugging Face module, whose
-projections are hooked bridges already. Here an attention bridge hands its call to that module: hook_q, hook_k, hook_v,
-hook_z and hook_result fire, and the attention in between is the engine's. While a hook hangs on what only the bridge's
-own arithmetic produces (hook_pattern, hook_attn_scores, hook_rot_q, hook_rot_k, the per-head inputs), that layer runs
-the bridge's own path: it is decided layer by layer, at every call.
+A TransformerLens bridge wraps a Hugging Face model. It computes attention itself, by a matmul and a softmax, so that
+its patterns can be hooked, and never calls a registered attention function. But each of its attention bridges keeps the
+original Hugging Face module, whose projections are hooked bridges already. Here an attention bridge hands its call to
+that module: hook_q, hook_k, hook_v, hook_z and hook_result fire, and the attention in between is the engine's.
 
-Booting a bridge replaces submodules of the Hugging Face object and makes it eager. So it is booted on a second module
-tree over the same parameters, buffers and configuration: no weight is copied, and `model.hf` stays as it was.
+Some hooks need what only the bridge's arithmetic produces: hook_pattern, hook_attn_scores, hook_rot_q, hook_rot_k and
+the inputs of single heads. While such a hook is attached to a layer, that layer takes the bridge's path. This is
+decided for each layer at every call.
+
+Booting a bridge replaces submodules of the Hugging Face object and makes its attention eager. So the bridge is booted
+on a second module tree over the same parameters, buffers and configuration: no weight is copied, and `model.hf` does
+not change.
 """
 
 from __future__ import annotations
@@ -36,10 +39,10 @@ SERVED = frozenset({"hook_in", "hook_out", "hook_result", "hook_hidden_states"})
 
 
 def lens(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, implementation: str = "auto") -> TransformerBridge:
-    """A TransformerLens bridge over the weights of `hf`, which stays as it was; its attention runs through the engine.
+    """Return a TransformerLens bridge over the weights of `hf`, whose attention runs through the engine.
 
-    Its `to_tokens(text)` gives the ids that `probe.tokens.tokenize` gives. Raises ProbeError for an architecture that
-    TransformerLens has no bridge for.
+    `hf` itself does not change, and the bridge's `to_tokens(text)` returns the ids of `probe.tokens.tokenize`. Raises
+    ProbeError for an architecture that TransformerLens has no bridge for.
     """
     from transformer_lens.model_bridge.sources import _bridge_builder as builder
 
@@ -54,7 +57,9 @@ def lens(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, implementat
             model_name=hf.config.name_or_path or type(hf).__name__,
         )
     except ValueError as error:
-        raise ProbeError(f"TransformerLens has no bridge for {type(hf).__name__}: use model.nnsight") from error
+        raise ProbeError(
+            f"TransformerLens has no bridge for {type(hf).__name__}: use model.hf or model.nnsight"
+        ) from error
     finally:
         switch(hf, former)  # pyright: ignore[reportArgumentType]  # set once loaded
     # Given to the builder, the tokenizer would be loaded anew by name, with a BOS token that it does not add by itself.
@@ -68,14 +73,14 @@ def lens(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, implementat
 
 
 def second_tree(hf: PreTrainedModel) -> PreTrainedModel:
-    """A module tree of its own over the same parameters, buffers and configuration objects."""
+    """Return a second module tree over the same parameters, buffers and configuration objects."""
     shared = [*hf.parameters(), *hf.buffers()]
     shared += [module.config for module in hf.modules() if hasattr(module, "config")]
     return copy.deepcopy(hf, {id(item): item for item in shared})
 
 
 def through_engine(bridge: TransformerBridge, *, implementation: str = "auto") -> TransformerBridge:
-    """The same bridge, its attention handed to the engine from now on; doing it twice changes nothing."""
+    """Hand the bridge's attention to the engine from now on, and return the bridge; a second call changes nothing."""
     twin: Any = bridge.original_model
     if getattr(twin, "_probe_engaged", False):
         return bridge
@@ -97,9 +102,9 @@ def through_engine(bridge: TransformerBridge, *, implementation: str = "auto") -
 
 
 def _without_unasked_cache(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """A bridge's forward that keeps every layer's keys and values only where they are returned or were asked for.
+    """Return a bridge's forward that keeps keys and values only where they are returned or requested.
 
-    Left to the model's configuration they are kept in every call, and dropped with its output.
+    The model's configuration would keep those of every layer in every call and drop them with its output.
     """
 
     @functools.wraps(forward)
@@ -112,7 +117,7 @@ def _without_unasked_cache(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _handed_on(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
-    """The forward of an attention bridge: the Hugging Face module where its hooks allow it, else `own`."""
+    """Return the forward of an attention bridge: the Hugging Face module where its hooks allow it, else `own`."""
     from transformer_lens.model_bridge.generalized_components.attention import AttentionBridge
 
     exchange = _components(attention)
@@ -130,7 +135,7 @@ def _handed_on(attention: Any, own: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _hooked(attention: Any) -> str | None:
-    """The name of something attached to the attention bridge that only its own path serves."""
+    """Return the name of a hook or switch of the attention bridge that only its own path serves, or None."""
     for name, point in attention.named_children():
         if name.startswith("hook_") and name not in SERVED and (point.has_hooks() or point._forward_hooks):
             return name
@@ -141,7 +146,7 @@ def _hooked(attention: Any) -> str | None:
 
 
 def _refuse_active(attention: Any, hooked: str | None) -> None:
-    """Raises ProbeError where a recording or an intervention wants this layer."""
+    """Raise ProbeError if a recording or an intervention needs this layer."""
     module = attention.original_component
     layer = getattr(module, "layer_idx", -1)
     active = active_on(getattr(module, "config", None))
@@ -160,12 +165,12 @@ def _refuse_active(attention: Any, hooked: str | None) -> None:
         )
     raise ProbeError(
         f"layer {layer} cannot be {what} while {hooked} is in use there, which runs TransformerLens's own attention: "
-        f"remove that hook, or leave the layer out"
+        "remove that hook, or leave the layer out"
     )
 
 
 def _own_path(attention: Any, own: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> Any:
-    """The bridge's own attention, with the mask as the tensor that it expects."""
+    """Run the bridge's own attention, with the mask as the tensor that it expects."""
     module = attention.original_component
     mask = kwargs.get("attention_mask")
     if isinstance(mask, Mask):
@@ -181,7 +186,7 @@ def _own_path(attention: Any, own: Callable[..., Any], args: tuple, kwargs: dict
 
 
 def _added(mask: Mask, states: Tensor, cache: Any, *, layer: int) -> Tensor:
-    """What the mask adds to the scores: [batch or 1, heads or 1, queries, keys], 0 or the lowest number."""
+    """Return what the mask adds to the scores: [batch or 1, heads or 1, queries, keys], 0 or the lowest number."""
     queries = states.shape[1]
     if mask.pairs is not None:
         keys = mask.pairs.shape[-1]
@@ -195,11 +200,8 @@ def _added(mask: Mask, states: Tensor, cache: Any, *, layer: int) -> Tensor:
     )
 
 
-# --- what the Hugging Face module calls instead of its own projections ------------------------------------------------
-
-
 def _components(attention: Any) -> dict[str, nn.Module] | None:
-    """The module's projections that are to be exchanged for hooked ones, by name; None where they cannot be."""
+    """Return the hooked projections that stand for the module's during a call, by name; None where none can."""
     from transformer_lens.model_bridge.generalized_components.joint_qkv_attention import JointQKVAttentionBridge
 
     module = attention.original_component
@@ -226,7 +228,7 @@ def _exchanged(module: nn.Module, exchange: dict[str, nn.Module]) -> Iterator[No
 
 
 class _Part(nn.Module):
-    """Stands for a projection during a call; holds the attention bridge without owning it, so no tree is circular."""
+    """A stand-in for a projection during a call. It holds the bridge without owning it, so that no tree is circular."""
 
     def __init__(self, attention: Any) -> None:
         super().__init__()
@@ -234,7 +236,7 @@ class _Part(nn.Module):
 
 
 class _Output(_Part):
-    """The output projection with hook_z, and where the bridge is set to give per-head results, hook_result."""
+    """The output projection with hook_z, and with hook_result if the bridge is set to return the results of heads."""
 
     def forward(self, states: Tensor) -> Tensor:
         attention: Any = self.attention
@@ -258,7 +260,7 @@ class _Stacked(_Part):
 
     @torch.no_grad()
     def equals_fused(self, name: str | None) -> bool:
-        """Whether the joined projections give what the module's fused one gives."""
+        """Return whether the joined projections give what the module's fused one gives."""
         attention: Any = self.attention
         fused = attention.original_component._modules.get(name)
         if fused is None:

@@ -1,8 +1,8 @@
-"""The nnsight door: a traced model over a model's own weights and modules; its attention is the engine's as it stands.
+"""How does a model run under nnsight? nnsight traces the Hugging Face object itself, so nothing needs to be delegated.
 
-nnsight runs the Hugging Face object itself, so what is registered with transformers is called as without it, and
-recordings and interventions apply to every forward pass inside a trace. Under `-v` or `--verbose` on the command line
-nnsight 0.8 turns on a debug mode when it is imported.
+The attention function that is registered with transformers is called as without nnsight, and recordings and
+interventions apply to every forward pass inside a trace. If the command line has `-v` or `--verbose`, nnsight 0.8 turns
+on a debug mode when it is imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def traced(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> TransformersModel:
-    """An nnsight model over `hf` itself: `with traced.trace(ids)` and `traced.generate(ids)` run its modules."""
+    """Return an nnsight model over `hf` itself: `with traced.trace(ids)` and `traced.generate(ids)` run its modules."""
     from nnsight.modeling.transformers import TransformersModel
 
     # nnsight sets padding on the tokenizer

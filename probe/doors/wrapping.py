@@ -1,4 +1,8 @@
-"""Models that are loaded already: `wrap(hf, tokenizer)`, `wrap(bridge)`, `wrap(nnsight_model)` give a Model."""
+"""How does a model that is loaded already become a Model? With `wrap`, whichever of three libraries loaded it.
+
+`wrap(hf, tokenizer)` takes a transformers model, `wrap(bridge)` a TransformerLens bridge, `wrap(traced)` an nnsight
+model. The Model works on the very object that is given: no weight is loaded again or copied.
+"""
 
 from __future__ import annotations
 
@@ -20,11 +24,11 @@ def wrap(
     *,
     implementation: str = "auto",
 ) -> Model:
-    """A Model around what is loaded already: a transformers model, a TransformerLens bridge or an nnsight model.
+    """Return a Model around a transformers model, a TransformerLens bridge or an nnsight model that is loaded already.
 
-    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizer that they
-    have. From then on a bridge's attention runs through the engine, as its module says. A transformers model needs its
-    tokenizer with it. Raises UsageError for anything else and for a model without weights or without a tokenizer.
+    A bridge becomes `model.lens` and an nnsight model `model.nnsight`: the very objects, with the tokenizers that they
+    have. From then on a bridge's attention runs through the engine, as `probe.doors.lens` says. A transformers model
+    needs its tokenizer with it. Raises UsageError for any other object, and for a model without weights or tokenizer.
     """
     found: Any = given
     family = {base.__module__.split(".")[0] for base in type(given).__mro__}
@@ -42,13 +46,13 @@ def wrap(
         tokenizer = getattr(found, "tokenizer", None) if tokenizer is None else tokenizer
     if not isinstance(hf, PreTrainedModel):
         raise UsageError(
-            "expected a transformers model, a TransformerLens bridge or an nnsight model over one, "
-            f"got {type(given).__name__}"
+            f"wrap cannot take {type(given).__name__}: "
+            "give a transformers model, a TransformerLens bridge or an nnsight model"
         )
     if any(parameter.is_meta for parameter in hf.parameters()):
         raise UsageError(f"the {type(given).__name__} has no weights yet: load it first (nnsight: dispatch=True)")
     if tokenizer is None:
-        raise UsageError(f"expected a tokenizer for the {type(given).__name__}: pass tokenizer=")
+        raise UsageError(f"the {type(given).__name__} comes without a tokenizer: pass tokenizer=")
     model = Model(hf, tokenizer, implementation=implementation)
     if door is not None:
         model.__dict__[door] = given

@@ -34,7 +34,7 @@ from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.patching.nodes import MLP
 from probe.patching.pairs import Pairs
 

@@ -8,14 +8,13 @@ still activation patching of all others, and no head is heard except through its
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from probe.edges.steps import LayerRun, Stop, forward, taken_apart
+from probe.engine.projections import Projections, visit_projections
 from probe.errors import ProbeError
 
 if TYPE_CHECKING:
@@ -56,57 +55,19 @@ class HeadWrites:
             return torch.autograd.grad(pulled, u, changes)[0]
 
 
-@torch.no_grad()
-def measured(model: Model) -> tuple[HeadWrites, ...]:
-    """The maps of every layer, from one forward pass over heads x value_dim + 3 sequences of one token.
+def head_writes(model: Model) -> tuple[HeadWrites, ...]:
+    """Return the maps of every layer. Raises ProbeError where what attention writes is not linear in z."""
+    maps: list[HeadWrites] = []
 
-    Raises ProbeError where what is written is not linear in z, up to a norm that follows.
-    """
-    width, value_dim = model.n_heads * model.seam.value_dim, model.seam.value_dim
-    random = torch.randn(2, width, generator=torch.Generator().manual_seed(0))
-    basis = torch.cat([torch.eye(width), torch.zeros(1, width), random]).to(model.device, model.dtype)
-    basis = basis.view(len(basis), model.n_heads, 1, value_dim)
-    found: list[HeadWrites] = []
+    def visit(found: Projections) -> None:
+        error = max(found.output_error, found.norm_error)
+        if not error < TOLERANCE[model.dtype]:
+            raise ProbeError(
+                f"{model.name} has no edges: what attention writes in layer {found.layer} is off by {error:.2g} from "
+                "a linear map of its heads' outputs; patch its heads instead (probe.patching)"
+            )
+        output, bias = found.output.contiguous().to(model.dtype), found.bias.to(model.dtype)
+        maps.append(HeadWrites(output, bias, found.norm))
 
-    def step(run: LayerRun, stream: Tensor) -> Tensor:
-        writer, attention = model.stream.writers(run.layer)[0], model.seam.modules[run.layer]
-        inner: dict[str, Tensor] = {}
-
-        def keep(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            inner["plain"] = output[0] if isinstance(output, tuple) else output
-
-        def stop(z: Tensor, written: Tensor) -> Tensor:
-            behind = attention not in writer.modules()
-            plain = inner["plain"].view_as(written) if behind else written
-            norm = writer if behind else None
-            found.append(_maps(model, run.layer, plain[:, 0], written[:, 0], basis, norm))
-            raise Stop
-
-        handle = attention.register_forward_hook(keep)
-        try:
-            with suppress(Stop):
-                run.run(stream, z=lambda _: basis, attended=stop)
-        finally:
-            handle.remove()
-        return stream
-
-    with taken_apart(model, step):
-        ids = torch.ones(len(basis), 1, dtype=torch.int64)
-        forward(model, ids, None)
-    return tuple(found)
-
-
-def _maps(
-    model: Model, layer: int, plain: Tensor, written: Tensor, basis: Tensor, norm: nn.Module | None
-) -> HeadWrites:
-    """The map from what attention gave (`plain`) and wrote for the basis; checked on the last rows, random z."""
-    bias = plain[-3]
-    output = (plain[:-3] - bias).view(model.n_heads, -1, plain.shape[-1])
-    maps = HeadWrites(output.contiguous(), bias, norm)
-    told, wanted = maps.behind(maps.sum(basis[-2:])), written[-2:, None]
-    error = float((told - wanted).abs().max() / wanted.abs().max())
-    if not error < TOLERANCE[model.dtype]:
-        raise ProbeError(
-            f"{model.name} has no edges: what attention writes in layer {layer} is off by {error:.2g} from a linear map"
-        )
-    return maps
+    visit_projections(model.hf, model.seam, model.stream, visit)
+    return tuple(maps)

@@ -24,7 +24,7 @@ from probe.edges.sides import Side, batch_size, side
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.patching.effects import Effects, joined
 from probe.patching.pairs import Pairs
 

@@ -17,15 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from probe.engine.hooks import Stop, first, installed, with_first
 from probe.errors import ProbeError
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 
 if TYPE_CHECKING:
     from probe.models import Model
-
-
-class Stop(Exception):
-    """Ends the run of a layer early."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +93,11 @@ class _Seat(Intervention):
     def on_attention(self, module: nn.Module, args: tuple, output: Any) -> Any:
         if self.attended is None or self.z is None or self.stream is None:
             return output
-        states = output[0] if isinstance(output, tuple) else output
-        new = self.attended(self.z, states.view_as(self.stream)).view_as(states)
-        return (new, *output[1:]) if isinstance(output, tuple) else new
+        states = first(output)
+        return with_first(output, self.attended(self.z, states.view_as(self.stream)).view_as(states))
 
     def on_mlp(self, module: nn.Module, args: tuple, output: Any) -> None:
-        self.written = output[0] if isinstance(output, tuple) else output
+        self.written = first(output)
 
 
 @contextmanager
@@ -117,16 +114,12 @@ def taken_apart(model: Model, step: Callable[[LayerRun, Tensor], Tensor]) -> Ite
     def by(layer: int, own: Callable[[Tensor], Any], states: Tensor) -> Tensor:
         return step(LayerRun(layer, own, seat), states)
 
-    with model.intervene(seat), stream.replacing(by):
-        try:
-            for layer in range(model.n_layers):
-                attention, mlp = stream.writers(layer)
-                handles.append(attention.register_forward_hook(seat.on_attention))
-                handles.append(mlp.register_forward_hook(seat.on_mlp))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+    for layer in range(model.n_layers):
+        attention, mlp = stream.writers(layer)
+        handles.append(attention.register_forward_hook(seat.on_attention))
+        handles.append(mlp.register_forward_hook(seat.on_mlp))
+    with installed(*handles), model.intervene(seat), stream.replacing(by):
+        yield
 
 
 def forward(model: Model, ids: Tensor, padding: Tensor | None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from probe.edges.graph import Graph
-from probe.edges.head_writes import HeadWrites, measured
+from probe.edges.head_writes import HeadWrites, head_writes
 from probe.edges.steps import LayerRun, forward, taken_apart
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Wiring:
 
     @cached_property
     def writes(self) -> tuple[HeadWrites, ...]:
-        return measured(self.model)
+        return head_writes(self.model)
 
 
 @torch.no_grad()

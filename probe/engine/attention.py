@@ -1,11 +1,15 @@
-"""The attention engine: one attention function that records statistics and applies interventions for any model.
+"""How can one function measure and change the attention of any model? transformers looks its attention up by name.
 
-transformers looks its attention up by name (`AttentionInterface`), so registering a function serves every architecture
-that uses the interface, and nothing of the model is patched. A mask function is registered with it: without one,
-transformers passes no mask, and padded batches, sliding windows and packed sequences are silently wrong. Ours hands the
-structure of the mask on (`probe.kernels.contract.Mask`) instead of a queries x keys tensor.
+1. `probe_attention` is registered under the name "probe" with transformers' `AttentionInterface`. Every architecture
+   that uses the interface calls it once for each layer, with queries, keys and values after rotary embedding.
+2. `probe_mask` is registered beside it. Without a mask function transformers would pass no mask, and padded batches,
+   sliding windows and packed sequences would be silently wrong. Ours returns the structure of the mask
+   (`probe.kernels.contract.Mask`) instead of a queries x keys tensor.
+3. `engaged(hf, ...)` switches a model to that name for the time of a context. For each call, the interventions change
+   the operands, then the pattern of weights; the kernels compute the output and the statistics that observers request;
+   then the interventions change the output.
 
-The state is a ContextVar, so that nested contexts compose and threads do not see one another's.
+The state is a ContextVar, so nested contexts compose and threads do not see one another's.
 """
 
 from __future__ import annotations
@@ -22,7 +26,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.masking_utils import bidirectional_mask_function, causal_mask_function, sdpa_mask
 
 from probe.errors import ProbeError
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Mask, Request, Statistics
 
@@ -30,18 +35,20 @@ NAME = "probe"
 
 
 class Observer(Protocol):
-    """Something that asks for statistics of the attention calls made inside its context."""
+    """An observer requests statistics of the attention calls inside its context, and is handed them."""
 
     def request(self, call: AttentionCall) -> Request | None:
-        """What to compute for this call; None leaves it out."""
+        """Return the statistics to compute for this call; None leaves the call out."""
         ...
 
-    def observe(self, call: AttentionCall, statistics: Statistics) -> None: ...
+    def observe(self, call: AttentionCall, statistics: Statistics) -> None:
+        """Take the statistics that were requested for this call."""
+        ...
 
 
 @dataclass(frozen=True)
 class Active:
-    """What is in force for one model: interventions as they run, and as they were declared."""
+    """The observers and interventions in force for one model; interventions as they run, and as they were declared."""
 
     observers: tuple[Observer, ...] = ()
     interventions: tuple[Intervention, ...] = ()
@@ -62,7 +69,7 @@ def engaged(
     interventions: tuple[Intervention, ...] = (),
     implementation: str = "auto",
 ) -> Iterator[None]:
-    """Run the model's attention through the engine inside the context; restores the former implementation after it."""
+    """Run the model's attention through the engine inside the context; its former implementation returns at the end."""
     key = id(text_config(hf))
     outer = _active.get({})
     mine = outer.get(key, Active())
@@ -84,29 +91,29 @@ def engaged(
 
 
 def interventions_on(hf: PreTrainedModel) -> tuple[Intervention, ...]:
-    """The interventions in force for a model here, in their order."""
+    """Return the interventions in force for a model here, in their order."""
     return active_on(text_config(hf)).declared
 
 
 def active_on(config: object) -> Active:
-    """What is in force for the model whose attention modules hold this text configuration."""
+    """Return what is in force for the model whose attention modules hold this text configuration."""
     return _active.get({}).get(id(config), Active())
 
 
 def text_config(hf: PreTrainedModel):
-    """The configuration of the language model, which its attention modules hold; of a text-only model, its own."""
+    """Return the configuration of the language model, which its attention modules hold; vision towers have another."""
     return hf.config.get_text_config(decoder=True)
 
 
 def switch(hf: PreTrainedModel, name: str) -> None:
-    """Make the language model take its attention from this name. Raises ProbeError where it takes it from none."""
+    """Make the language model take its attention from this name. Raises ProbeError if it bypasses the interface."""
     text = text_config(hf)
     if text._attn_implementation == name:
         return
     if not hf._can_set_attn_implementation():
         raise ProbeError(
-            f"{type(hf).__name__} is not supported: its attention bypasses transformers' AttentionInterface, so probe "
-            f"cannot see inside it"
+            f"{type(hf).__name__} is not supported: its attention bypasses transformers' AttentionInterface, where "
+            "probe measures; use a model whose transformers class supports sdpa"
         )
     if text is hf.config:
         hf.set_attn_implementation(name)
@@ -129,11 +136,14 @@ def probe_attention(
     position_bias: Tensor | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Attention output [batch, queries, heads, value_dim], by the signature of transformers' attention functions."""
+    """Return the attention output [batch, queries, heads, value_dim]; transformers defines the arguments."""
     if dropout:
         raise ProbeError("attention dropout is on: call model.hf.eval() before running probe")
     if position_bias is not None:
-        raise ProbeError(f"{type(module).__name__} adds a position bias to its scores, which probe cannot represent")
+        raise ProbeError(
+            f"{type(module).__name__} adds a position bias to its scores, which the kernels cannot represent: "
+            "this architecture is not supported"
+        )
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     call = AttentionCall(
@@ -166,7 +176,7 @@ def probe_attention(
 
 
 def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: int) -> Mask:
-    """The mask as structure. A tensor is a [batch, heads or 1, queries, keys] restriction, boolean or 0/-inf."""
+    """Return the mask as structure. A tensor is [batch, heads or 1, queries, keys], boolean or of 0 and -inf."""
     if isinstance(given, Mask):
         return given
     if given is None:
@@ -175,7 +185,10 @@ def _as_mask(given: Mask | Tensor | None, *, causal: bool, queries: int, keys: i
         lowest = torch.finfo(given.dtype).min
         visible = given == 0
         if not (visible | (given <= lowest)).all():
-            raise ProbeError("the model passes an attention mask that is neither 0 nor -inf, a bias that probe refuses")
+            raise ProbeError(
+                "the model passes an attention mask with numbers other than 0 and -inf, a bias that the kernels cannot "
+                "represent: this architecture is not supported"
+            )
         given = visible
     return Mask(causal=False, pairs=given[..., :keys], first_query=keys - queries)
 
@@ -194,10 +207,10 @@ def probe_mask(
     device: torch.device | str = "cpu",
     **_: object,
 ) -> Mask:
-    """The mask's structure, by the signature of transformers' mask functions.
+    """Return the mask's structure; transformers defines the arguments.
 
-    Causal, sliding-window and bidirectional masks, padded or not, stay symbolic. Anything else (packed sequences,
-    chunks, image blocks) is evaluated to a [batch, 1, queries, keys] boolean, once per forward pass.
+    Causal, sliding-window and bidirectional masks, padded or not, stay symbolic. Any other mask (packed sequences,
+    chunks, image blocks) is evaluated to a [batch, 1, queries, keys] boolean, once in each forward pass.
     """
     first_query, first_key = int(q_offset), int(kv_offset)
     padding = _padding(attention_mask, kv_length, first_key)
@@ -227,7 +240,7 @@ def probe_mask(
 
 
 def _padding(attention_mask: Tensor | None, keys: int, first_key: int) -> Tensor | None:
-    """[batch, keys] bool from a 2-D padding mask that may be longer (a sliding cache) or shorter (a static one)."""
+    """Return [batch, keys] bool from a padding mask that is longer (sliding cache) or shorter (static cache)."""
     if attention_mask is None:
         return None
     padding = attention_mask[:, first_key : first_key + keys].bool()
@@ -237,9 +250,9 @@ def _padding(attention_mask: Tensor | None, keys: int, first_key: int) -> Tensor
 
 
 def _is_window(mask_function: Callable, window: int, first: int, queries: int, device: torch.device | str) -> bool:
-    """Whether the function is a plain causal window: checked on every query's last, first and first hidden key.
+    """Return whether the function is a plain causal window; every query's last, first and first hidden key are tried.
 
-    Chunked attention shares the `local_size` argument but hides keys at chunk borders.
+    Chunked attention has the same `local_size` argument but hides keys at the borders of chunks.
     """
     query = torch.arange(first, first + queries, device=device)
     zero = torch.zeros_like(query)

@@ -1,4 +1,10 @@
-"""Captures: q, k and lse of every layer, O(tokens), from which any piece of any attention map is exact again."""
+"""How can one attention map be drawn exactly when no map was kept? From q, k and lse, which take O(tokens) of memory.
+
+The weight of query i on key j is p_ij = exp(s_ij - lse_i), where s_ij is the scaled score of q_i and k_j, and lse_i the
+log of the sum of exp(s_ij) over the keys. A capture keeps q, k and lse of every layer of one sequence, in memory or in
+a folder with one safetensors file for each layer. Any tile of any head's map can then be computed exactly, and a whole
+map is drawn from maxima over tiles (`pooled`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +20,7 @@ from torch import Tensor
 
 from probe.errors import ProbeError, UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.kernels.attend import pool, tile
 from probe.kernels.contract import Mask, Request, Statistics
 
@@ -23,7 +29,11 @@ SCHEMA = 1
 
 @dataclass(frozen=True, slots=True)
 class LayerCapture:
-    """One layer's operands: query [heads, queries, head_dim], key [kv_heads, keys, head_dim], lse [heads, queries]."""
+    """One layer's operands are query [heads, queries, head_dim], key [kv_heads, keys, head_dim], lse [heads, queries].
+
+    scale, softcap, causal and window are those of the attention call. pairs: [queries, keys] bool, only where the mask
+    is neither causal nor a window.
+    """
 
     query: Tensor
     key: Tensor
@@ -32,18 +42,19 @@ class LayerCapture:
     softcap: float | None
     causal: bool
     window: int | None
-    pairs: Tensor | None  # [queries, keys] bool, only where the mask is neither causal nor a window
+    pairs: Tensor | None
 
     @property
     def mask(self) -> Mask:
+        """Return the mask of the call, for a batch of one."""
         pairs = None if self.pairs is None else self.pairs[None, None]
         return Mask(causal=self.causal, window=self.window, pairs=pairs)
 
 
 class Capture(Mapping[int, LayerCapture]):
-    """Layer -> LayerCapture of one sequence; held in memory, or read from its folder (memory-mapped) on access.
+    """A capture maps each layer to the LayerCapture of one sequence, from memory or (memory-mapped) from its folder.
 
-    ids: [tokens] int64; strings: the tokens as text; model: the name of the model it was taken from.
+    ids: [tokens] int64. strings: the tokens as text. model: the name of the model that ran.
     """
 
     def __init__(
@@ -82,7 +93,7 @@ class Capture(Mapping[int, LayerCapture]):
         return f"Capture({self.model}, {len(self.ids)} tokens, layers {_ranges(self._index)}, {where})"
 
     def save(self, folder: Path | str) -> Path:
-        """Write one safetensors file per layer and `capture.json`, which is written last and marks a whole capture."""
+        """Write one safetensors file for each layer and then `capture.json`, whose presence marks a whole capture."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for layer in self:
@@ -92,14 +103,16 @@ class Capture(Mapping[int, LayerCapture]):
 
     @classmethod
     def open(cls, folder: Path | str) -> Capture:
-        """A saved capture; nothing but its index is read until a layer is asked for."""
+        """Return a saved capture. Only its index is read until a layer is asked for."""
         folder = Path(folder)
         try:
             index = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise ProbeError(f"{folder} holds no capture: expected a folder written by Capture.save") from error
+            raise ProbeError(f"{folder} holds no capture: give a folder that Capture.save wrote") from error
         if index["schema"] != SCHEMA:
-            raise ProbeError(f"{folder} has capture schema {index['schema']}, this version reads {SCHEMA}")
+            raise ProbeError(
+                f"{folder} has capture schema {index['schema']} and this version reads {SCHEMA}: capture again"
+            )
         return cls(
             model=index["model"],
             ids=torch.tensor(index["ids"]),
@@ -108,31 +121,32 @@ class Capture(Mapping[int, LayerCapture]):
             index=index["layers"],
         )
 
-    def tile(self, head: Head, rows: range | slice, cols: range | slice) -> Tensor:
-        """Exact attention weights [rows, cols] of one head for a rectangle of query and key positions."""
+    def tile(self, head: Head | tuple[int, int], rows: range | slice, cols: range | slice) -> Tensor:
+        """Return the exact attention weights [rows, cols] of one head for a rectangle of query and key positions."""
         layer, query, lse, key = self._head(head)
         rows, cols = _range(rows, query.shape[2], "rows"), _range(cols, key.shape[2], "cols")
         weights = tile(query, key, lse, rows=rows, cols=cols, mask=layer.mask, scale=layer.scale, softcap=layer.softcap)
         return weights[0, 0]
 
-    def pooled(self, head: Head, *, size: int = 512) -> Tensor:
-        """The head's whole map, max-pooled to at most [size, size]."""
+    def pooled(self, head: Head | tuple[int, int], *, size: int = 512) -> Tensor:
+        """Return the head's whole map, max-pooled to at most [size, size]."""
         layer, query, lse, key = self._head(head)
         maps = pool(query, key, lse, shape=(size, size), mask=layer.mask, scale=layer.scale, softcap=layer.softcap)
         return maps[0, 0]
 
-    def _head(self, head: Head) -> tuple[LayerCapture, Tensor, Tensor, Tensor]:
+    def _head(self, given: Head | tuple[int, int]) -> tuple[LayerCapture, Tensor, Tensor, Tensor]:
+        head = Head(*given)
         layer = self[head.layer]
         heads, kv_heads = layer.query.shape[0], layer.key.shape[0]
         if not 0 <= head.head < heads:
-            raise UsageError(f"{head} does not exist: the layer has heads 0..{heads - 1}")
+            raise UsageError(f"{head} does not exist: name one of the layer's heads 0..{heads - 1}")
         group = head.head // (heads // kv_heads)
         query, lse = layer.query[None, head.head, None], layer.lse[None, head.head, None]
         return layer, query, lse, layer.key[None, group, None]
 
 
 class Capturing:
-    """The observer that takes a capture; with a folder, each layer goes to disk as it passes."""
+    """An observer that takes a capture. With a folder, each layer goes to disk as it passes."""
 
     def __init__(self, *, layers: Sequence[int], folder: Path | None) -> None:
         self._wanted = frozenset(layers)
@@ -141,9 +155,11 @@ class Capturing:
         self.written: list[int] = []
 
     def request(self, call: AttentionCall) -> Request | None:
+        """Request the lse of the layers to capture."""
         return Request(lse=True) if call.layer in self._wanted else None
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
+        """Keep the operands of the call. Raises ProbeError if an intervention edits the pattern."""
         assert statistics.lse is not None
         if call.edited:
             raise ProbeError(
@@ -168,7 +184,7 @@ class Capturing:
         self.written.append(call.layer)
 
     def finish(self, *, model: str, ids: Tensor, strings: Sequence[str]) -> Capture:
-        """The capture, after the forward pass."""
+        """Return the capture, after the forward pass."""
         if self._folder is None:
             return Capture(model=model, ids=ids, strings=strings, layers=self.layers)
         capture = Capture(model=model, ids=ids, strings=strings, folder=self._folder, index=sorted(self.written))
@@ -192,7 +208,7 @@ def _read_layer(path: Path) -> LayerCapture:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a mapping
             facts = json.loads(file.metadata()["layer"])
     except (FileNotFoundError, SafetensorError) as error:
-        raise ProbeError(f"{path} is missing or damaged: capture again") from error
+        raise ProbeError(f"{path} is missing or damaged: take the capture again") from error
     return LayerCapture(pairs=tensors.pop("pairs", None), **tensors, **facts)
 
 
@@ -210,7 +226,7 @@ def _write_index(folder: Path, capture: Capture) -> None:
 
 
 def _range(given: range | slice, length: int, name: str) -> range:
-    """A contiguous range of positions; slices follow Python, ranges must fit."""
+    """Return a contiguous range of positions. A slice may reach beyond the end, as in Python; a range may not."""
     if isinstance(given, slice):
         given = range(*given.indices(length))
     if given.step != 1 or not 0 <= given.start < given.stop <= length:
@@ -219,7 +235,7 @@ def _range(given: range | slice, length: int, name: str) -> range:
 
 
 def _ranges(layers: Sequence[int]) -> str:
-    """Layers as text: 0-29, or a list when there are gaps."""
+    """Return layers as text: 0-29, or a list where there are gaps."""
     ordered = sorted(layers)
     if ordered == list(range(ordered[0], ordered[-1] + 1)):
         return f"{ordered[0]}-{ordered[-1]}"

@@ -1,4 +1,8 @@
-"""Prefill and greedy decoding on a key-value cache that the caller owns, crops and repeats."""
+"""How is a prompt read once and continued many times? With a key-value cache that the caller owns, crops and repeats.
+
+`prefill` reads a prompt into a cache, `crop` cuts the cache back to a shared beginning, `repeat` copies it for several
+continuations, and `greedy` continues every row with the most likely token, step by step.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 @torch.no_grad()
 def prefill(hf: PreTrainedModel, ids: Tensor, *, cache: DynamicCache | None = None) -> DynamicCache:
-    """The cache after reading `ids` [batch, tokens]; continues `cache` in place if given. No logits are computed.
+    """Return the cache after reading `ids` [batch, tokens]; `cache` is continued in place. No logits are computed.
 
     The cache keeps every position in every layer (sliding-window layers too), so it can be cropped to any length.
     """
@@ -23,20 +27,20 @@ def prefill(hf: PreTrainedModel, ids: Tensor, *, cache: DynamicCache | None = No
 
 
 def crop(cache: DynamicCache, length: int) -> DynamicCache:
-    """`cache` cut in place to its first `length` positions."""
+    """Cut `cache` in place to its first `length` positions, and return it."""
     surplus = cache.get_seq_length() - length
     if surplus < 0:
-        raise ValueError(f"cache holds {cache.get_seq_length()} positions, cannot crop to {length}")
+        raise ValueError(f"the cache holds {cache.get_seq_length()} positions and cannot be cropped to {length}")
     if surplus:
         cache.crop(-surplus)
     return cache
 
 
 def repeat(cache: DynamicCache, rows: int, *, start: int = 0, length: int | None = None) -> DynamicCache:
-    """A new cache with the rows of a cache `rows` times over; the original stays as it is.
+    """Return a new cache that holds the rows of `cache` `rows` times; `cache` itself stays unchanged.
 
-    Layers before `start`, which will not run, keep their rows: they only say how long the cache is. length: how many of
-    the first positions to take, all unless said.
+    start: the first layer that will run. Earlier layers keep their rows, because they only tell the length of the
+    cache. length: number of first positions to take; None takes all.
     """
     copy = DynamicCache()
     for index, layer in enumerate(cache.layers):
@@ -58,10 +62,10 @@ def greedy(
     max_new_tokens: int,
     stop: Callable[[list[int]], bool],
 ) -> list[list[int]]:
-    """Greedy continuation of every row: cache of the prompt but its last token, `last` [batch, 1] that token.
+    """Return the ids of every row's greedy continuation.
 
-    A row ends when `stop(ids so far)` is true, its last id included; the run ends when all rows have.
-    The cache is extended in place.
+    cache: holds the prompt without its last token, and is extended in place. last: [batch, 1], that token.
+    A row ends when stop(its ids so far) is true, and keeps its last id; the run ends when all rows have ended.
     """
     generated: list[list[int]] = [[] for _ in range(last.shape[0])]
     running = set(range(last.shape[0]))

@@ -1,4 +1,10 @@
-"""Recordings: the statistics of every attention call made inside a context, over one prompt and its continuation."""
+"""Which statistics did the attention calls of a run have? A recording collects them over a prompt and its continuation.
+
+A forward pass calls attention once for each layer; a generation calls it again for every new token, with one query. A
+`Recording` observes these calls, checks that their queries follow one another, and joins their pieces, so that a cached
+generation gives the same `AttentionStats` as one full pass over the whole text. `request_for` turns the names of
+statistics into the request that the kernels take.
+"""
 
 from __future__ import annotations
 
@@ -10,57 +16,50 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from probe.errors import ProbeError, UsageError
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Band, Request, Statistics
 
 ROW_STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top_weight", "top_key", "mass", "partial")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionStats:
-    """Statistics of one sequence or padded batch, stacked over layers; float32, on the CPU, None if not asked for.
+class AttentionStats(Statistics):
+    """The statistics of one sequence or padded batch, stacked over layers; float32, on the CPU, None if not requested.
 
-    Row statistics are [layers, batch, heads, queries, ...], `received` is [layers, batch, heads, keys], `pooled` is
-    [layers, batch, heads, rows, cols]; `probe.kernels.contract.Statistics` defines each. Query column 0 stands at
-    position `first_query`. Positions count padding; `sequence(row)` gives one row of the batch without it.
+    The fields are those of `probe.kernels.contract.Statistics`, which defines them, with a dimension of layers in
+    front: row statistics are [layers, batch, heads, queries, ...], `received` is [layers, batch, heads, keys], `pooled`
+    is [layers, batch, heads, rows, cols]. Column 0 of the queries stands at position `first_query`. Positions count
+    padding; `sequence(row)` returns one row of the batch without it.
+
+    layers: the layers that were recorded. sets: names of the key sets, in order. padding: [batch, positions] bool,
+    False for padding; None where nothing is padded.
     """
 
     layers: tuple[int, ...]
     first_query: int
     sets: tuple[str, ...] = ()
-    padding: Tensor | None = None  # [batch, positions] bool, False for padding
-    lse: Tensor | None = None
-    entropy: Tensor | None = None
-    distance: Tensor | None = None
-    windowed_distance: Tensor | None = None
-    top_weight: Tensor | None = None
-    top_key: Tensor | None = None
-    mass: Tensor | None = None
-    partial: Tensor | None = None
-    received: Tensor | None = None
-    received_rows: Tensor | None = None
-    pooled: Tensor | None = None
+    padding: Tensor | None = None
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in self.tensors().items())
         return f"AttentionStats({len(self.layers)} layers, from position {self.first_query}: {shapes})"
 
     def tensors(self) -> dict[str, Tensor]:
-        """The statistics that were asked for, by name."""
+        """Return the statistics that were requested, by name."""
         names = [field.name for field in fields(Statistics)]
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def sequence(self, row: int) -> AttentionStats:
-        """One sequence of the batch with its padding removed: batch 1, and positions as if it had been run alone."""
+        """Return one sequence of the batch without its padding: batch 1, with the positions of a run on its own."""
         count = next(iter(self.tensors().values())).shape[1]
         if not -count <= row < count:
-            raise UsageError(f"row must be below the batch size {count}, got {row}")
+            raise UsageError(f"row must be within {-count}..{count - 1}, the rows of the batch, got {row}")
         row %= count
         alone = {name: value[:, row : row + 1] for name, value in self.tensors().items()}
         if self.padding is None:
             return replace(self, **alone)
         if self.pooled is not None:
-            raise UsageError("a pooled map of a padded batch cannot be split: run the sequences one by one")
+            raise UsageError("the pooled map of a padded batch cannot be split: run the sequences one by one")
         real = self.padding[row].nonzero().squeeze(-1)
         start, stop = int(real[0]), int(real[-1]) + 1
         first = max(self.first_query, start)
@@ -84,7 +83,7 @@ class _Piece:
 
 
 class Recording:
-    """Collects the statistics that `request` asks for, per layer, in the order in which the queries come.
+    """A recording collects the requested statistics layer by layer, in the order in which the queries come.
 
     A forward pass followed by cached steps is one recording. A second prompt needs a second recording.
     """
@@ -100,10 +99,11 @@ class Recording:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """The layers that are recorded."""
+        """Return the layers that are recorded."""
         return tuple(self._pieces)
 
     def request(self, call: AttentionCall) -> Request | None:
+        """Return the request for a call of a recorded layer, with the key sets as columns of that call."""
         if call.layer not in self._pieces:
             return None
         if self._request.sets is None:
@@ -111,12 +111,13 @@ class Recording:
         return replace(self._request, sets=_columns(self._request.sets, call.mask.first_key, call.key.shape[2]))
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
+        """Keep the statistics of a call. Raises ProbeError if its queries do not follow those recorded so far."""
         pieces = self._pieces[call.layer]
         expected = pieces[-1].first_query + pieces[-1].queries if pieces else call.mask.first_query
         if call.mask.first_query != expected:
             raise ProbeError(
-                f"this recording has seen positions up to {expected} and a pass starts at {call.mask.first_query}: "
-                "open one recording for each prompt"
+                f"this recording has seen the positions before {expected} and a pass starts at "
+                f"{call.mask.first_query}: open one recording for each prompt"
             )
         forgotten = None
         if self._request.received is not None and call.mask.first_key > 0:
@@ -127,7 +128,7 @@ class Recording:
             self._padding = call.mask.keys
 
     def _keep(self, layer: int, number: int, statistics: Statistics, *, positions: int) -> Statistics:
-        """The same numbers, in the memory of their pass where they have the shape of its other layers."""
+        """Return the same numbers, in the memory of their pass where the pass's layers have one shape."""
         if number == len(self._passes):
             self._passes.append({})
         held, index = self._passes[number], list(self._pieces).index(layer)
@@ -145,7 +146,7 @@ class Recording:
         return Statistics(**kept)
 
     def stats(self, *, queries: range | None = None) -> AttentionStats:
-        """What was recorded, over all passes; `queries` keeps only the rows at these positions."""
+        """Return the statistics over all passes; `queries` keeps only the rows at these positions."""
         missing = [layer for layer, pieces in self._pieces.items() if not pieces]
         if missing:
             raise ProbeError(f"no attention call was recorded for layers {missing}: run the model inside the recording")
@@ -171,13 +172,13 @@ class Recording:
 
 
 def _columns(sets: Tensor, first_key: int, keys: int) -> Tensor:
-    """Key sets by position, as the columns of a call whose keys start at `first_key`; later keys are in no set."""
+    """Return key sets by position as columns of a call whose keys start at `first_key`; later keys are in no set."""
     columns = sets[..., first_key : first_key + keys]
     return pad(columns, (0, keys - columns.shape[-1]))
 
 
 def _forgotten_rows(band: Band, call: AttentionCall) -> Tensor:
-    """How many of the call's queries the band pairs with each key that the cache no longer holds: [batch, first_key].
+    """Return how many of the call's queries the band pairs with each key that left the cache: [batch, first_key].
 
     Those weights are zero, but the queries count in the mean, as they do in a full pass.
     """
@@ -198,7 +199,7 @@ def _forgotten_rows(band: Band, call: AttentionCall) -> Tensor:
 
 
 def _merge(name: str, pieces: list[_Piece]) -> Tensor | None:
-    """One layer's statistic over all of its pieces."""
+    """Return one layer's statistic over all of its pieces."""
     values = [getattr(piece.statistics, name) for piece in pieces]
     if values[0] is None:
         return None
@@ -240,10 +241,12 @@ def request_for(
     top: int = 1,
     pooled: int = 512,
 ) -> tuple[Request, tuple[str, ...]]:
-    """The kernels' request for statistics by name, and the names of its key sets in order.
+    """Return the kernels' request for statistics by name, and the names of its key sets in order.
 
     names: any of lse, entropy, distance, windowed_distance, top, mass, partial, received, pooled, or a ready Request.
-    sets: positions by name, for mass and partial. length: how many key positions there are.
+    sets: positions by name, for mass and partial. length: number of key positions. queries: the rows that `received`
+    averages; None is all. window: W of windowed_distance. top: number of top keys. pooled: largest side of pooled maps.
+    Raises UsageError for an unknown name, a position outside the text, or mass and partial without sets.
     """
     indicator = None
     if sets is not None:
@@ -251,7 +254,7 @@ def request_for(
         for index, (name, positions) in enumerate(sets.items()):
             chosen = torch.as_tensor(list(positions), dtype=torch.long)
             if len(chosen) and (int(chosen.min()) < 0 or int(chosen.max()) >= length):
-                raise UsageError(f"set {name!r} must lie in positions 0..{length - 1}, got {chosen.tolist()}")
+                raise UsageError(f"the set {name!r} must lie in positions 0..{length - 1}, got {chosen.tolist()}")
             indicator[0, 0, index, chosen] = True
     if isinstance(names, Request):
         return (names if indicator is None else replace(names, sets=indicator)), tuple(sets or ())
@@ -260,7 +263,7 @@ def request_for(
     if unknown := asked - known:
         raise UsageError(f"unknown statistic {sorted(unknown)[0]!r}: choose from {', '.join(sorted(known))}")
     if asked & {"mass", "partial"} and indicator is None:
-        raise UsageError("mass and partial are over key sets: pass sets={'name': positions}")
+        raise UsageError("mass and partial are sums over key sets, and no set was given: pass sets={'name': positions}")
     band = Band() if queries is None else Band(start=queries.start, stop=queries.stop)
     request = Request(
         lse="lse" in asked,

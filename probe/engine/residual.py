@@ -1,44 +1,49 @@
-"""The residual stream: read it after every sub-block of a model, or set values in it, through forward hooks.
+"""Where is the residual stream of a model, and who writes to it? Found by running the model, not by names of modules.
 
-Which submodules write to the stream is found, not assumed: in one short pass, the two children of a decoder layer whose
-outputs add up to the layer's change are its attention and its MLP (with the norm behind them, where there is one). A
-layer that no two children explain (scaled residuals, say) is read whole.
+A transformer's layers read and write one running sum, the residual stream: stream <- stream + attention(stream), then
+stream <- stream + MLP(stream). This module reads the stream after every sub-block and sets values in it, through
+forward hooks.
+
+1. The decoder layers are the members of the module list that holds the attention modules which a short pass calls.
+2. In another short pass, the two children of a layer whose outputs add up to the layer's change are its two writers:
+   attention first, then the MLP. Where a norm follows the attention module, that norm is the writer.
+3. A layer that no two children explain (its residuals are scaled, say) can only be read as a whole.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from probe.engine.attention import engaged
+from probe.engine.attention import engaged, text_config
+from probe.engine.hooks import first, installed, with_first
 from probe.errors import ProbeError, UsageError
+from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Request, Statistics
-
-if TYPE_CHECKING:
-    from probe.interventions.base import AttentionCall
-    from probe.models import Model
 
 SPLIT, WHOLE = ("attention", "mlp"), ("layer",)
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # 1e-3 for others
-"""How far two outputs may be from a layer's change, as a share of it, to be taken for its writers."""
+"""How far two outputs may be from a layer's change, relative to its size, if they are to count as its writers."""
 
 
 class ResidualStream:
-    """The decoder layers of a model and, where they can be told apart, the sub-blocks that write to the stream.
+    """The residual stream of a model: its decoder layers and, where they can be told apart, the two writers of each.
 
-    blocks: ("attention", "mlp"), or ("layer",). places: (layer, block) in the order in which they write.
+    blocks: ("attention", "mlp"), or ("layer",) where the writers are unknown. places: (layer, block) in the order in
+    which they write.
     """
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self.layers: list[nn.Module] = _decoder_layers(model)
+    def __init__(self, hf: PreTrainedModel) -> None:
+        self._hf = hf
+        self.layers: list[nn.Module] = _decoder_layers(hf)
         self._tuples: dict[int, bool] = {}
-        writers = [self._writers(index) for index in range(len(self.layers))]
+        writers = self._writers()
         self._attention = [pair[0] for pair in writers if pair is not None]
         self._mlps = [pair[1] for pair in writers if pair is not None]
         self.blocks = SPLIT if len(self._attention) == len(self.layers) else WHOLE
@@ -46,7 +51,7 @@ class ResidualStream:
 
     @property
     def split(self) -> bool:
-        """Whether attention and MLP can be told apart."""
+        """Return whether the writes of attention and MLP can be told apart."""
         return self.blocks == SPLIT
 
     @contextmanager
@@ -56,68 +61,60 @@ class ResidualStream:
 
         def enter(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple, options: dict) -> None:
-                entering[layer] = _states(args[0] if args else options["hidden_states"])
+                entering[layer] = first(args[0] if args else options["hidden_states"])
 
             return hook
 
         def attended(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, SPLIT[0], entering[layer] + _states(output).view_as(entering[layer]))
+                see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
 
             return hook
 
         def left(layer: int) -> Callable[..., None]:
             def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, self.blocks[-1], _states(output))
+                see(layer, self.blocks[-1], first(output))
 
             return hook
 
-        with ExitStack() as stack:
-            for index, layer in enumerate(self.layers):
-                handles = [layer.register_forward_pre_hook(enter(index), with_kwargs=True)]
-                if self.split:
-                    handles.append(self._attention[index].register_forward_hook(attended(index)))
-                handles.append(layer.register_forward_hook(left(index)))
-                for handle in handles:
-                    stack.callback(handle.remove)
+        handles = []
+        for index, layer in enumerate(self.layers):
+            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
+            if self.split:
+                handles.append(self._attention[index].register_forward_hook(attended(index)))
+            handles.append(layer.register_forward_hook(left(index)))
+        with installed(*handles):
             yield
 
     @contextmanager
     def setting(self, layer: int, position: int, dims: Sequence[int], values: Tensor | float) -> Iterator[None]:
         """Set the stream that leaves `layer`, at one position and these dimensions, to `values` [dims] or one value."""
         if not 0 <= layer < len(self.layers):
-            raise UsageError(f"expected a layer within 0..{len(self.layers) - 1}, got {layer}")
+            raise UsageError(f"layer must be within 0..{len(self.layers) - 1}, got {layer}")
 
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            states = _states(output).clone()
-            new = torch.as_tensor(values, dtype=states.dtype, device=states.device)
-            states[:, position, list(dims)] = new
-            return (states, *output[1:]) if isinstance(output, tuple) else states
+            states = first(output).clone()
+            states[:, position, list(dims)] = torch.as_tensor(values, dtype=states.dtype, device=states.device)
+            return with_first(output, states)
 
-        handle = self.layers[layer].register_forward_hook(hook)
-        try:
+        with installed(self.layers[layer].register_forward_hook(hook)):
             yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def entering(self, layer: int, states: Callable[[Tensor], Tensor]) -> Iterator[None]:
-        """Let `states(stream)` enter a layer instead of the stream [rows, tokens, hidden] that would."""
+        """Let `states(stream)` enter a layer instead of the stream [rows, tokens, hidden] that the model hands it."""
 
         def hook(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
             if args:
                 return (states(args[0]), *args[1:]), options
             return args, options | {"hidden_states": states(options["hidden_states"])}
 
-        handle = self.layers[layer].register_forward_pre_hook(hook, with_kwargs=True)
-        try:
+        with installed(self.layers[layer].register_forward_pre_hook(hook, with_kwargs=True)):
             yield
-        finally:
-            handle.remove()
 
     @contextmanager
     def skipping(self, layers: Sequence[int]) -> Iterator[None]:
-        """Pass the stream by these layers untouched; nothing in them is computed, nor cached."""
+        """Pass the stream by these layers untouched. Nothing in them is computed or cached."""
         with self.replacing(lambda layer, forward, states: states, layers=layers):
             yield
 
@@ -128,9 +125,9 @@ class ResidualStream:
         *,
         layers: Sequence[int] | None = None,
     ) -> Iterator[None]:
-        """Let step(layer, forward, stream that enters) say what leaves a layer; all layers unless `layers` says.
+        """Let step(layer, forward, stream that enters) return what leaves a layer; all layers unless `layers` is given.
 
-        forward(stream) runs the layer itself on any stream, with all else that the model hands to the layer.
+        forward(stream) runs the layer itself on any stream, with everything else that the model hands to the layer.
         """
 
         def by(index: int, own: Callable[..., Any]) -> Callable[..., Any]:
@@ -154,58 +151,70 @@ class ResidualStream:
                     self.layers[index].forward = own
 
     def writers(self, layer: int) -> tuple[nn.Module, nn.Module]:
-        """The parts of a layer whose outputs are what its attention and its MLP write. Raises ProbeError."""
+        """Return the two parts of a layer whose outputs its attention and its MLP write. Raises ProbeError without."""
         if not self.split:
-            raise ProbeError(f"{type(self._model.hf).__name__} keeps attention and MLP no two parts of its layers")
+            raise ProbeError(
+                f"the layers of {type(self._hf).__name__} are no sum of an attention and an MLP: what only one of the "
+                "two writes cannot be read or changed there"
+            )
         return self._attention[layer], self._mlps[layer]
 
     @contextmanager
     def writing(self, layer: int, write: Callable[[Tensor], Tensor]) -> Iterator[None]:
         """Let a layer's MLP write `write(states)` instead of its states [rows, tokens, hidden]. Raises ProbeError."""
-        mlp = self.writers(layer)[1]
 
         def hook(module: nn.Module, args: tuple, output: Any) -> Any:
-            states = _states(output)
-            new = write(states).view_as(states)
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return with_first(output, write(first(output)).view_as(first(output)))
 
-        handle = mlp.register_forward_hook(hook)
-        try:
+        with installed(self.writers(layer)[1].register_forward_hook(hook)):
             yield
-        finally:
-            handle.remove()
 
     @torch.no_grad()
-    def _writers(self, index: int) -> tuple[nn.Module, nn.Module] | None:
-        """The children that write to the stream, in call order; None where no two outputs add up to the change."""
-        layer, seen, around = self.layers[index], [], {}
+    def _writers(self) -> list[tuple[nn.Module, nn.Module] | None]:
+        """Return by layer the children that write to the stream, in call order; None if no two sum to the change."""
+        seen: list[list[tuple[nn.Module, Tensor]]] = [[] for _ in self.layers]
+        entered: dict[int, Tensor] = {}
+        left: dict[int, Tensor] = {}
 
-        def keep(module: nn.Module, args: tuple, output: Any) -> None:
-            if isinstance(states := _states(output), Tensor):
-                seen.append((module, states.detach().clone()))
+        def keep(into: list[tuple[nn.Module, Tensor]]) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple, output: Any) -> None:
+                if isinstance(states := first(output), Tensor):
+                    into.append((module, states.detach().clone()))
 
-        def enter(module: nn.Module, args: tuple, options: dict) -> None:
-            around["in"] = _states(args[0] if args else options["hidden_states"]).detach().clone()
+            return hook
 
-        def leave(module: nn.Module, args: tuple, output: Any) -> None:
-            self._tuples[index] = isinstance(output, tuple)
-            around["out"] = _states(output).detach().clone()
+        def enter(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple, options: dict) -> None:
+                entered[index] = first(args[0] if args else options["hidden_states"]).detach().clone()
 
-        handles = [child.register_forward_hook(keep) for child in layer.children()]
-        handles += [layer.register_forward_pre_hook(enter, with_kwargs=True), layer.register_forward_hook(leave)]
-        try:
-            _short_pass(self._model)
-        finally:
-            for handle in handles:
-                handle.remove()
-        change = around["out"] - around["in"]
-        fitting = [(module, states.view_as(change)) for module, states in seen if states.numel() == change.numel()]
-        best = min(
-            (((a[1] + b[1] - change).norm() / change.norm(), a[0], b[0]) for a, b in combinations(fitting, 2)),
-            key=lambda found: float(found[0]),
-            default=None,
-        )
-        return None if best is None or not best[0] < TOLERANCE.get(change.dtype, 1e-3) else (best[1], best[2])
+            return hook
+
+        def leave(index: int) -> Callable[..., None]:
+            def hook(module: nn.Module, args: tuple, output: Any) -> None:
+                self._tuples[index] = isinstance(output, tuple)
+                left[index] = first(output).detach().clone()
+
+            return hook
+
+        handles = []
+        for index, layer in enumerate(self.layers):
+            handles += [child.register_forward_hook(keep(seen[index])) for child in layer.children()]
+            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
+            handles.append(layer.register_forward_hook(leave(index)))
+        with installed(*handles):
+            _short_pass(self._hf)
+        return [_pair(seen[index], left[index] - entered[index]) for index in range(len(self.layers))]
+
+
+def _pair(outputs: list[tuple[nn.Module, Tensor]], change: Tensor) -> tuple[nn.Module, nn.Module] | None:
+    """Return the two modules whose outputs add up to `change`, in call order, or None."""
+    fitting = [(module, states.view_as(change)) for module, states in outputs if states.numel() == change.numel()]
+    best = min(
+        (((a[1] + b[1] - change).norm() / change.norm(), a[0], b[0]) for a, b in combinations(fitting, 2)),
+        key=lambda candidate: float(candidate[0]),
+        default=None,
+    )
+    return None if best is None or not best[0] < TOLERANCE.get(change.dtype, 1e-3) else (best[1], best[2])
 
 
 class _Modules:
@@ -219,28 +228,26 @@ class _Modules:
         return None
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
-        """Nothing was asked for."""
+        """Do nothing: no statistic was requested."""
 
 
 @torch.no_grad()
-def _decoder_layers(model: Model) -> list[nn.Module]:
-    """The decoder layers in order: the members of a module list that hold the attention modules."""
+def _decoder_layers(hf: PreTrainedModel) -> list[nn.Module]:
+    """Return the decoder layers in order: the members of a module list that hold the attention modules."""
     modules = _Modules()
-    with engaged(model.hf, observers=(modules,)):
-        _short_pass(model)
-    lists = [module for module in model.hf.modules() if isinstance(module, nn.ModuleList)]
+    with engaged(hf, observers=(modules,)):
+        _short_pass(hf)
+    lists = [module for module in hf.modules() if isinstance(module, nn.ModuleList)]
     owners = {id(part): layer for each in reversed(lists) for layer in each for part in layer.modules()}
-    layers = [owners.get(id(modules.by_layer.get(index))) for index in range(model.n_layers)]
+    count = text_config(hf).num_hidden_layers
+    layers = [owners.get(id(modules.by_layer.get(index))) for index in range(count)]
     found = [layer for layer in layers if layer is not None]
-    if len(found) != model.n_layers:
-        raise ProbeError(f"{type(model.hf).__name__} keeps its layers in no module list: its stream cannot be read")
+    if len(found) != count:
+        raise ProbeError(
+            f"{type(hf).__name__} does not keep its layers in a module list: its residual stream cannot be read"
+        )
     return found
 
 
-def _short_pass(model: Model) -> None:
-    ids = torch.arange(1, 9, device=model.device)[None] % model.vocab
-    model.hf(input_ids=ids, use_cache=False)
-
-
-def _states(output: Any) -> Any:
-    return output[0] if isinstance(output, tuple) else output
+def _short_pass(hf: PreTrainedModel) -> None:
+    hf(input_ids=torch.arange(1, 9, device=hf.device)[None] % text_config(hf).vocab_size, use_cache=False)

@@ -1,4 +1,14 @@
-"""The seam check: proof, on a short prompt, that the engine sees and steers the attention the model really uses."""
+"""Does the engine see and steer the attention that the model really uses? A short prompt proves it when a model loads.
+
+The seam is the place where the model calls the engine. `check_seam` runs a short prompt four times and compares:
+
+1. Every layer's attention comes through the engine once, and its rows sum to one.
+2. The logits equal those of the model's former implementation, up to rounding between two kernels.
+3. Pruning a head in the engine gives the logits that zeroing its columns at the output projection gives.
+4. Those logits differ from the whole model's.
+
+A model that fails one of these is refused by name, because its statistics would describe something else.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +19,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from probe.engine.attention import engaged
+from probe.engine.hooks import installed
 from probe.errors import ProbeError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.interventions.prune import PruneHeads
 from probe.kernels.contract import Request, Statistics
 
@@ -21,7 +32,10 @@ TOLERANCE = {torch.float64: 1e-8, torch.float32: 2e-4, torch.float16: 1e-2, torc
 
 @dataclass(frozen=True)
 class Seam:
-    """What the check learnt: the attention module of each layer, heads and sizes, and the largest deviations it saw."""
+    """The check learns the attention module of each layer, the number of heads, their sizes and the largest deviations.
+
+    row_error: largest distance of a row's sum from one. logit_error: relative to the largest logit.
+    """
 
     modules: tuple[nn.Module, ...]
     heads: int
@@ -33,7 +47,7 @@ class Seam:
 
 
 class _Rows:
-    """Observer that keeps the shapes, the row sums and the output projection's share of each call."""
+    """An observer that keeps the calls and the sum of every row."""
 
     def __init__(self) -> None:
         self.calls: list[AttentionCall] = []
@@ -54,10 +68,10 @@ class _Rows:
 
 @torch.no_grad()
 def check_seam(hf: PreTrainedModel, ids: Tensor, layers: int) -> Seam:
-    """Run `ids` [1, tokens] a few times and compare; raises ProbeError, naming the architecture, where the seam leaks.
+    """Run `ids` [1, tokens] as the module docstring says, and return the facts that were measured on the way.
 
-    Checked: every layer's attention comes through the engine once; rows sum to one; logits equal the model's own;
-    pruning a head in the engine equals zeroing its columns at the output projection; and it moves the logits.
+    layers: number of layers that must come through the engine. Raises ProbeError, naming the architecture, if one of
+    the comparisons fails.
     """
     name = type(hf).__name__
     ids = ids.to(hf.device)
@@ -68,25 +82,27 @@ def check_seam(hf: PreTrainedModel, ids: Tensor, layers: int) -> Seam:
     seen = [call.layer for call in rows.calls]
     if sorted(seen) != list(range(layers)):
         raise ProbeError(
-            f"{name} is not supported: {len(set(seen))} of its {layers} layers take their attention from transformers' "
-            f"AttentionInterface"
+            f"{name} is not supported: only {len(set(seen))} of its {layers} layers take their attention from "
+            "transformers' AttentionInterface, where probe measures"
         )
     row_error = max(float((row_sum - 1).abs().max()) for row_sum in rows.row_sums)
     logit_error = _difference(ours, own)
     allowed = TOLERANCE[own.dtype]
     if not row_error < max(allowed, 1e-4):
-        raise ProbeError(f"{name} is not supported: its attention rows are off one by {row_error:.2g}")
+        raise ProbeError(f"{name} is not supported: the sums of its attention rows are off one by {row_error:.2g}")
     if not logit_error <= allowed:
-        raise ProbeError(f"{name} is not supported: its logits change by {logit_error:.2g} of the largest")
+        raise ProbeError(
+            f"{name} is not supported: under the engine its logits change by {logit_error:.2g} of the largest"
+        )
     middle = rows.calls[layers // 2]
     head = Head(middle.layer, middle.query.shape[1] - 1)
     with engaged(hf, interventions=(PruneHeads([head]),)):
         pruned = _logits(hf, ids)
     zeroed = _zeroed_at_projection(hf, ids, middle, head)
     if not _difference(pruned, zeroed) <= 2 * allowed:
-        raise ProbeError(f"{name} is not supported: pruning {head} differs from zeroing its output")
+        raise ProbeError(f"{name} is not supported: pruning {head} differs from zeroing its output at the projection")
     if not _difference(pruned, own) > 0:
-        raise ProbeError(f"{name} is not supported: pruning {head} does not reach the logits")
+        raise ProbeError(f"{name} is not supported: pruning {head} does not change the logits")
     calls = sorted(rows.calls, key=lambda call: call.layer)
     return Seam(
         modules=tuple(call.module for call in calls),
@@ -104,12 +120,12 @@ def _logits(hf: PreTrainedModel, ids: Tensor) -> Tensor:
 
 
 def _difference(a: Tensor, b: Tensor) -> float:
-    """Largest absolute difference, relative to the largest logit."""
+    """Return the largest absolute difference, relative to the largest logit."""
     return float((a.double() - b.double()).abs().max() / b.double().abs().max())
 
 
 def _zeroed_at_projection(hf: PreTrainedModel, ids: Tensor, call: AttentionCall, head: Head) -> Tensor:
-    """Logits with the head's columns zeroed at the input of its attention module's output projection.
+    """Return the logits with the head's columns zeroed at the input of its attention module's output projection.
 
     The projection is the last submodule that the attention module runs, whatever its name.
     """
@@ -119,11 +135,8 @@ def _zeroed_at_projection(hf: PreTrainedModel, ids: Tensor, call: AttentionCall,
         for module in call.module.modules()
         if module is not call.module and isinstance(getattr(module, "weight", None), Tensor) and module.weight.ndim == 2
     ]
-    try:
+    with installed(*handles):
         _logits(hf, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     width = call.value.shape[-1]
     columns = slice(head.head * width, (head.head + 1) * width)
 
@@ -132,8 +145,5 @@ def _zeroed_at_projection(hf: PreTrainedModel, ids: Tensor, call: AttentionCall,
         states[..., columns] = 0
         return (states, *inputs[1:])
 
-    handle = ran[-1].register_forward_pre_hook(zero)
-    try:
+    with installed(ran[-1].register_forward_pre_hook(zero)):
         return _logits(hf, ids)
-    finally:
-        handle.remove()

@@ -1,1 +1,5 @@
-"""The frame of every figure: one look, pages for a browser, and pictures for print."""
+"""The frame of every figure: an analysis returns plots; pages, notebooks and print give them size, theme and title."""
+
+from probe.figures.plot import Plot
+
+__all__ = ["Plot"]

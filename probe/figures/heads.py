@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -10,18 +11,14 @@ import torch
 from plotly.subplots import make_subplots
 from torch import Tensor
 
-from probe.analyses.measures.head_tables import label
-from probe.figures.style import BLUE, GRID, INK, MUTED, SCORE_SCALE, VERMILION, decimal, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BAR, BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION, decimal
+from probe.frame.scores import label
 from probe.heads import Head
 
-SIGNED_SCALE = [[0.0, "#8A3B00"], [0.3, "#E69F6B"], [0.5, "#F5F7FA"], [0.7, "#7DB5DC"], [1.0, "#08306B"]]
-"""From -1 (brown) over 0 (nearly white) to 1 (dark blue, as in the unsigned scale)."""
 
-BAR = {"thickness": 12, "outlinewidth": 0, "tickfont": {"color": MUTED}}
-
-
-def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") -> go.Figure:
-    """Maps [layers, heads] side by side: layers across, heads down, one panel a score.
+def map_figure(maps: Mapping[str, Tensor], *, headline: str, reading: str = "") -> Plot:
+    """Draw maps [layers, heads], one panel a score: layers across, heads down.
 
     Scores with negative values (copying) go from -1 to 1, the others from 0 to 1. Heads without a score are blank.
     """
@@ -31,8 +28,8 @@ def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") ->
     cell = 24 if columns == 1 else 15
     rows = -(-len(maps) // columns)
     panel_width, panel_height = max(300, min(900, cell * layers)), max(110, min(460, cell * heads))
-    top, between, bottom = 108, 58, 58
-    height = top + bottom + rows * panel_height + (rows - 1) * between
+    between = 46
+    height = rows * panel_height + (rows - 1) * between
     figure = make_subplots(
         rows=rows,
         cols=columns,
@@ -40,7 +37,7 @@ def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") ->
         shared_yaxes="all",  # pyright: ignore[reportArgumentType]
         subplot_titles=[label(kind) for kind in maps],
         horizontal_spacing=0.05 if columns > 1 else 0,
-        vertical_spacing=between / (height - top - bottom) if rows > 1 else 0,
+        vertical_spacing=between / height if rows > 1 else 0,
     )
     names = [[str(Head(layer, head)) for layer in range(layers)] for head in range(heads)]
     for index, (kind, values) in enumerate(maps.items()):
@@ -58,23 +55,27 @@ def map_figure(maps: Mapping[str, Tensor], *, title: str, subtitle: str = "") ->
             row=row + 1,
             col=column + 1,
         )
-    bars = len(set(signed.values()))
-    across, sides = panel_width * columns, 110 + 80 * bars
-    styled(figure, title=title, subtitle=subtitle, width=max(680, across + sides), height=height)
+    # two scales share the height of the figure
+    both = len(set(signed.values())) > 1
+    upper = {"len": 0.5, "y": 1, "yanchor": "top"} if both else {"len": 1}
+    lower = {"len": 0.5, "y": 0, "yanchor": "bottom"} if both else {"len": 1}
     figure.update_layout(
-        title={"y": 1, "pad": {"t": 20}},
-        margin={"l": 64, "r": sides - 64, "t": top, "b": bottom},
-        coloraxis={"colorscale": SCORE_SCALE, "cmin": 0, "cmax": 1, "colorbar": _bar("share", 20 / across)},
-        coloraxis2={
-            "colorscale": SIGNED_SCALE, "cmin": -1, "cmax": 1, "colorbar": _bar("copying", (80 * bars - 60) / across)
-        },
-    )  # fmt: skip
+        coloraxis={"colorscale": SCORE_SCALE, "cmin": 0, "cmax": 1, "colorbar": _bar("share") | upper},
+        coloraxis2={"colorscale": SIGNED_SCALE, "cmin": -1, "cmax": 1, "colorbar": _bar("copying") | lower},
+    )
     figure.update_xaxes(dtick=_step(layers), showgrid=False, ticks="", range=[-0.5, layers - 0.5])
     figure.update_yaxes(dtick=_step(heads), showgrid=False, ticks="", range=[heads - 0.5, -0.5])
     figure.update_xaxes(title_text="layer", row=rows)
     figure.update_yaxes(title_text="head", col=1)
-    figure.update_annotations(font={"size": 14, "color": INK})
-    return figure
+    return Plot(
+        figure,
+        headline=headline,
+        reading=reading,
+        width=panel_width * columns,
+        height=height,
+        lines=rows * (3 + -(-heads // _step(heads))),
+        keep=True,
+    )
 
 
 def scatter_figure(
@@ -83,12 +84,12 @@ def scatter_figure(
     *,
     x_name: str,
     y_name: str,
-    title: str,
-    subtitle: str = "",
+    headline: str,
+    reading: str = "",
     marked: Sequence[Head] = (),
     labels: int = 8,
-) -> go.Figure:
-    """One point a head, `x` against `y` [layers, heads]; `marked` heads in colour, the first `labels` of them named."""
+) -> Plot:
+    """Draw `x` against `y` [layers, heads], a point a head; `marked` ones in colour, the first `labels` named."""
     layers, heads = x.shape
     chosen = set(marked)
     rest = [head for head in (Head(*divmod(i, heads)) for i in range(layers * heads)) if head not in chosen]
@@ -110,13 +111,12 @@ def scatter_figure(
                 x=[float(x[head]) for head in group],
                 y=[float(y[head]) for head in group],
                 mode="markers",
-                marker={"color": colour, "size": size, "opacity": 0.75, "line": {"color": "white", "width": 1}},
+                marker={"color": colour, "size": size, "opacity": 0.75, "line": {"color": PAPER, "width": 1}},
                 customdata=[str(head) for head in group],
                 hovertemplate=f"%{{customdata}}<br>{x_name} %{{x:.3f}}<br>{y_name} %{{y:.3f}}<extra></extra>",
                 showlegend=False,
             )
         )
-    styled(figure, title=title, subtitle=subtitle, width=720, height=660)
     margin = 0.04 * (high - low)
     figure.update_xaxes(title_text=x_name, range=[low - margin, high + margin])
     figure.update_yaxes(title_text=y_name, range=[low - margin, high + margin])
@@ -126,11 +126,11 @@ def scatter_figure(
             x=float(x[head]), y=float(y[head]), text=str(head), ax=ax, ay=ay, font={"size": 12, "color": INK},
             showarrow=True, arrowhead=0, arrowwidth=1, arrowcolor=MUTED,
         )  # fmt: skip
-    return figure
+    return Plot(figure, headline=headline, reading=reading, width=620, height=560, lines=16, keep=True)
 
 
-def correlation_figure(table: pd.DataFrame, kinds: Sequence[str], *, name: str) -> go.Figure:
-    """Matrix of the pairwise correlations: Pearson below the diagonal, Spearman above."""
+def correlation_figure(table: pd.DataFrame, kinds: Sequence[str], *, name: str) -> Plot:
+    """Draw the matrix of the pairwise correlations: Pearson below the diagonal, Spearman above."""
     place = {kind: index for index, kind in enumerate(kinds)}
     cells: list[list[float | None]] = [[None] * len(kinds) for _ in kinds]
     hover = [[""] * len(kinds) for _ in kinds]
@@ -156,25 +156,27 @@ def correlation_figure(table: pd.DataFrame, kinds: Sequence[str], *, name: str) 
             zmax=1,
             xgap=2,
             ygap=2,
-            colorbar=BAR,
         )
     )
-    styled(
-        figure,
-        title=f"Which scores go together in {name}",
-        subtitle="over all heads: Pearson below the diagonal, Spearman above",
-        width=700,
-        height=600,
-    )
-    figure.update_layout(margin={"l": 130, "r": 30, "t": 96, "b": 90})
     figure.update_xaxes(showgrid=False, ticks="")
     figure.update_yaxes(showgrid=False, ticks="", autorange="reversed")
-    return figure
+    ranked = table.dropna(subset=["pearson"]).sort_values("pearson", key=abs, ascending=False).to_dict("records")
+    return Plot(
+        figure,
+        headline=f"Among the scores of the heads of {name}, {label(ranked[0]['a'])} and {label(ranked[0]['b'])} "
+        f"correlate most: Pearson {decimal(ranked[0]['pearson'])}"
+        if ranked
+        else f"No two scores of the heads of {name} have a correlation",
+        reading="Correlations over all heads: Pearson below the diagonal, Spearman above.",
+        width=560,
+        height=440,
+        lines=2 * len(kinds),
+        keep=True,
+    )
 
 
-def _bar(title: str, right: float) -> dict:
-    """A colour bar `right` of the panels, in shares of their width."""
-    return BAR | {"title": {"text": f"{title}<br>&nbsp;"}, "x": 1 + right, "xanchor": "left", "len": 0.9}
+def _bar(title: str) -> dict[str, Any]:
+    return BAR | {"title": {"text": title}, "dtick": 0.5}
 
 
 def _offsets(points: list[tuple[float, float]]) -> list[tuple[int, int]]:

@@ -1,50 +1,72 @@
-"""One look for every figure: colours that colour-blind readers can tell apart, a title that says the finding."""
+"""The look of every figure: fonts, colours and margins, in light and in dark.
+
+A figure names its colours by the constants below. They are the light ones; `DARK` says what stands for each of them
+on a dark page, so a figure is written once. Sizes are in CSS pixels for a page on a desk; phones and print scale them.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-# Okabe and Ito's palette, black text on white.
+# Okabe and Ito's palette, which colour-blind readers can tell apart, dark text on white.
 BLUE, ORANGE, GREEN, PURPLE, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
-INK, MUTED, GRID = "#1F2933", "#6B7785", "#E4E9EE"
+INK, MUTED, GRID, PAPER = "#1F2933", "#5F6B78", "#E4E9EE", "#FFFFFF"
+PALE, PALE_BLUE = "#B8C2CC", "#BFD9EA"
 FONT = "Inter, Segoe UI, Helvetica Neue, Arial, sans-serif"
 
 SCORE_SCALE = [[0.0, "#F5F7FA"], [0.1, "#D3E5F3"], [0.35, "#7DB5DC"], [0.65, "#2E7AB6"], [1.0, "#08306B"]]
-"""From nothing (nearly white) to most (dark blue): sparse scores stay sparse to the eye."""
+"""From nothing (nearly the paper) to most (dark blue): sparse scores stay sparse to the eye."""
+
+SIGNED_SCALE = [[0.0, "#8A3B00"], [0.3, "#E69F6B"], [0.5, "#F5F7FA"], [0.7, "#7DB5DC"], [1.0, "#08306B"]]
+"""From -1 (brown) over 0 (nearly the paper) to 1 (dark blue, as in the unsigned scale)."""
 
 SHARE_SCALE = [[0.0, "#D55E00"], [0.5, "#F3EBDD"], [1.0, "#0072B2"]]
 """From 0 (vermilion) over 0.5 to 1 (blue)."""
 
+DARK = {
+    PAPER: "#12171D", INK: "#E8EDF2", MUTED: "#9DA9B5", GRID: "#2B343E", PALE: "#56626F", PALE_BLUE: "#2A567A",
+    BLUE: "#4BA3E3", ORANGE: "#F0B13C", GREEN: "#2DBE94", PURPLE: "#DE95BC", SKY: "#A3D8F7", VERMILION: "#F47B33",
+    "#F5F7FA": "#1C242D", "#D3E5F3": "#1F3B55", "#7DB5DC": "#2F6D9F", "#2E7AB6": "#5FAEE3", "#08306B": "#D9EEFF",
+    "#8A3B00": "#FFDFC2", "#E69F6B": "#B5652B", "#F3EBDD": "#3A3834",
+}  # fmt: skip
+"""What stands for each colour on a dark page. A scale runs from the paper to bright there."""
 
-def styled(figure: Figure, *, title: str, subtitle: str = "", width: int = 860, height: int = 480) -> Figure:
-    """The figure with this project's look; `title` says the finding, `subtitle` how to read it."""
-    text = f"<b>{title}</b>"
-    if subtitle:
-        text += f"<br><span style='font-size:13px;color:{MUTED}'>{subtitle}</span>"
-    figure.update_layout(
-        title={
-            "text": text, "x": 0.02, "xanchor": "left", "y": 1 - 26 / height, "yanchor": "top", "font": {"size": 18},
+SIZE, TITLE_SIZE = 13, 14
+"""CSS pixels of a figure's text, and of the title of a panel."""
+
+AXIS = {
+    "gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside", "tickcolor": GRID, "ticklen": 4,
+    "automargin": True, "title": {"standoff": 8},
+}  # fmt: skip
+BAR = {"thickness": 12, "outlinewidth": 0, "tickfont": {"color": MUTED}, "ticklen": 3, "tickcolor": GRID}
+LOOK: dict[str, Any] = {
+    "layout": {
+        "font": {"family": FONT, "size": SIZE, "color": INK},
+        "paper_bgcolor": PAPER,
+        "plot_bgcolor": PAPER,
+        "margin": {"l": 8, "r": 16, "t": 12, "b": 8},
+        "hoverlabel": {"bgcolor": PAPER, "bordercolor": MUTED, "font": {"family": FONT, "size": SIZE, "color": INK}},
+        "legend": {
+            "orientation": "h", "x": 0, "y": 1, "yref": "container", "yanchor": "top", "maxheight": 1,
+            "bgcolor": "rgba(0,0,0,0)",
         },
-        font={"family": FONT, "size": 13, "color": INK},
-        paper_bgcolor="white",
-        plot_bgcolor="white",
-        width=width,
-        height=height,
-        margin={"l": 70, "r": 30, "t": 96, "b": 64},
-        hoverlabel={"bgcolor": "white", "font": {"family": FONT, "size": 13}},
-        legend={"bgcolor": "rgba(255,255,255,0.85)"},
-    )  # fmt: skip
-    axis = {"gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside", "tickcolor": GRID}
-    figure.update_xaxes(**axis)
-    figure.update_yaxes(**axis)
-    return figure
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+        "coloraxis": {"colorbar": BAR},
+        "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": MUTED, "activecolor": INK},
+    },
+    "data": {"heatmap": [{"type": "heatmap", "colorbar": BAR}]},
+}  # fmt: skip
+"""Plotly's template of this project. What a figure sets itself goes before it."""
+
+
+def coloured(text: str, colour: str) -> str:
+    """Return the text as a span in one of the colours above, for a figure's reading and the titles of its panels."""
+    return f"<span style='color:{colour}'>{text}</span>"
 
 
 def decimal(value: float, *, digits: int = 2) -> str:
-    """A share as this field writes it: .94, 1.00, n/a for NaN."""
+    """Return a share as tables in this field write it: .94, 1.00, n/a for NaN."""
     if value != value:
         return "n/a"
     text = f"{value:.{digits}f}"

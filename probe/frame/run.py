@@ -67,12 +67,12 @@ def carry_out(
     out: str | Path | None = None,
     progress: Progress | None = None,
     started: float | None = None,
-    drawn: Callable[[R, Path], None] | None = None,
+    pictures: bool = False,
 ) -> R:
     """Return the result of an analysis: read from its folder where it is finished, else measured and saved there.
 
-    started: `time.monotonic()` at the start of the command, for the seconds outside the measuring. drawn: called with a
-    new result and its folder once its pages are saved, to draw pictures beside them.
+    started: `time.monotonic()` at the start of the command, for the seconds outside the measuring. pictures: draw PNGs
+    beside the pages too.
     """
     started = time.monotonic() if started is None else started
     analysis.ready(model)
@@ -83,9 +83,7 @@ def carry_out(
         found = _finished(analysis, folder)
         if found is None:
             found = _measured(analysis, model, folder, progress, started)
-            found.save(folder.path)
-            if drawn is not None:
-                drawn(found, folder.path)
+            found.save(folder.path, pictures=pictures)
             # the seconds of drawing belong to the run, and are known only now
             outside = time.monotonic() - started - (found.manifest.measuring - folder.before)
             found = replace(found, manifest=replace(found.manifest, outside=outside))

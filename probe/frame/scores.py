@@ -9,6 +9,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LABELS = {
+    "previous_token": "previous token",
+    "duplicate_token": "duplicate token",
+    "copying": "copying (OV)",
+}
+
+
+def label(kind: str) -> str:
+    """Return the name of a kind of score as readers see it."""
+    return LABELS.get(kind, kind)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class HeadScore:
     """One number for each head, [layers, heads], or [layers, kv_heads] where `per` is "kv head".

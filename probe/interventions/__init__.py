@@ -1,7 +1,11 @@
-"""Interventions: small frozen records that change attention, applied with `model.intervene(...)`."""
+"""The interventions room holds the changes of attention: small frozen records, applied with `model.intervene(...)`.
 
-from probe.interventions.base import AttentionCall, Intervention
+An intervention says in its docstring which formula it applies, and edits no map: the kernels carry its edits.
+"""
+
+from probe.interventions.base import Intervention
 from probe.interventions.calibrate import CalibrateSinks
+from probe.interventions.call import AttentionCall
 from probe.interventions.force import ForceAttention
 from probe.interventions.outputs import Blend, HeadOutputs, PatchHeads, ScaleHeads
 from probe.interventions.pattern import Pattern

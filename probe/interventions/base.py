@@ -1,88 +1,59 @@
-"""What an intervention sees and may change: one attention call of one layer."""
+"""What may an intervention change? The operands, the pattern of weights and the outputs of one attention call.
+
+For each call of each layer, the engine runs the interventions in force three times, in their order: `before` attention
+is computed, `repattern` when the operands are final, and `after` the heads' outputs are known. A subclass overrides the
+step that it needs. Statistics describe the attention that was computed: edits of operands and pattern show in them,
+edits of outputs do not, because they leave the pattern unchanged.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from probe.heads import Head
-from probe.kernels.contract import Mask
-
-if TYPE_CHECKING:
-    from probe.interventions.pattern import Pattern
+from probe.interventions.call import AttentionCall
+from probe.interventions.pattern import Pattern
 
 LISTED = 64
-"""A tensor of at most so many numbers stands in a manifest as it is, a larger one as its shape and hash."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class AttentionCall:
-    """The operands of one layer's attention, after rotary embedding.
-
-    query [batch, heads, queries, head_dim]; key [batch, kv_heads, keys, head_dim]; value [batch, kv_heads, keys,
-    value_dim]; scale multiplies the scores; softcap and sinks ([heads] learned logits) are None where the model has
-    none. module is the model's own attention module, whose output projection comes next. edited names the heads whose
-    pattern an intervention has edited.
-    """
-
-    layer: int
-    module: nn.Module
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    mask: Mask
-    scale: float
-    softcap: float | None = None
-    sinks: Tensor | None = None
-    edited: tuple[int, ...] = ()
-
-    @property
-    def queries(self) -> range:
-        """Positions of the queries."""
-        return range(self.mask.first_query, self.mask.first_query + self.query.shape[2])
-
-    @property
-    def keys(self) -> range:
-        """Positions of the keys."""
-        return range(self.mask.first_key, self.mask.first_key + self.key.shape[2])
+"""A manifest holds a tensor of up to this number of values in full, and a larger one by its shape and hash."""
 
 
 class Intervention:
-    """A change of attention. Subclasses are frozen dataclasses, and override one or more of three steps.
+    """A change of attention. Subclasses are frozen dataclasses and override one or more of three steps.
 
     before: other operands.    repattern: another pattern of weights.    after: another output of the heads (z).
 
-    Statistics describe the attention that was computed: edits of operands and pattern show in them, edits of z, which
-    leave the pattern as it is, do not. What lasts from one call to the next is kept by the object that `running` makes.
+    What must be remembered from one call to the next is kept in the object that `running` returns.
     """
 
     @property
     def heads_named(self) -> tuple[Head, ...]:
-        """The heads this touches, checked against the model before anything runs."""
+        """Return the heads that this changes; the model checks that it has them before anything runs."""
         return ()
 
     def running(self) -> Intervention:
-        """What acts inside one context; itself, unless it must remember something there."""
+        """Return the intervention that acts inside one context: itself, unless it must remember something there."""
         return self
 
     def before(self, call: AttentionCall) -> AttentionCall:
-        """The call to compute instead of `call`."""
+        """Return the call to compute instead of `call`."""
         return call
 
     def repattern(self, call: AttentionCall, pattern: Pattern) -> None:
         """Look at the pattern as earlier interventions left it, and edit it."""
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        """The output to use instead of `output` [batch, heads, queries, value_dim]; must not edit it in place."""
+        """Return the output to use instead of `output` [batch, heads, queries, value_dim], not to be edited."""
         return output
 
     def describe(self) -> dict:
-        """What was done, for the manifest: the class and its fields, heads by name, large tensors by hash."""
+        """Return what a manifest says of this: the class and its fields, heads by name, large tensors by hash."""
         described = fields(self)  # pyright: ignore[reportArgumentType]
         return {"intervention": type(self).__name__} | {
             field.name: _plain(getattr(self, field.name)) for field in described
@@ -91,7 +62,7 @@ class Intervention:
 
 @dataclass(frozen=True)
 class OnHeads(Intervention):
-    """An intervention on some heads; one that is named twice counts once."""
+    """An intervention on some heads. A head that is named twice counts once."""
 
     heads: Sequence[Head | tuple[int, int]]
 
@@ -100,10 +71,11 @@ class OnHeads(Intervention):
 
     @property
     def heads_named(self) -> tuple[Head, ...]:
+        """Return the heads that this changes."""
         return tuple(self.heads)  # pyright: ignore[reportReturnType]  # made of Head in __post_init__
 
     def heads_in(self, layer: int) -> list[int]:
-        """The heads' numbers in a layer, in their order."""
+        """Return the numbers of the heads in a layer, in their order."""
         return [head.head for head in self.heads_named if head.layer == layer]
 
 

@@ -1,17 +1,22 @@
-"""Attention calibration (ACT): sinks in the middle of the prompt give up most of their attention.
+"""Does a model answer better if attention sinks in the middle of its prompt give up their attention? ACT tries it.
 
-Yu et al. 2024 (ICML). Head by head and prompt by prompt, key j is a sink if its column mean
-c_j = (1 / (N - j)) sum_{i >= j} p_ij exceeds a threshold; then the sinks S keep beta of their weight in every row and
-the others get the rest in proportion (`redistribution.py`). The first token, itself a sink, is spared.
+A sink is a key that receives much attention whatever the query. Attention calibration (Yu et al. 2024, ICML) works for
+each head and each prompt separately:
 
-Where the released code departs from the paper:
-threshold  0.1, whatever the length, instead of alpha / N with alpha = 5.
-spare      the first key that is flagged, instead of the first token: where that is no sink, the first later one.
-decoding   sinks are found again in every one-row map, and rows then sum to more than one. Both presets here find them
-           once, in the prompt, and keep them while decoding.
+1. Key j is a sink if its column mean c_j = (1 / (N - j)) sum_{i >= j} p_ij exceeds a threshold, with N tokens in the
+   prompt and p_ij the weight of query i on key j (`sink_rules`).
+2. In every row, the sinks keep a share beta of their weight, and the other keys get the rest in proportion to their
+   weights (`redistribution`). The first token, itself a sink, is spared.
 
-The sinks of a row depend on the rows after it, so an edited run says nothing about the likelihood of the prompt's own
-tokens: score what follows the prompt, or find the sinks in a prefix.
+The released code differs from the paper:
+threshold  0.1 at any length, instead of alpha / N with alpha = 5.
+spare      the first key that the rule flags, instead of the first token. If the first token is no sink, a later one is
+           spared.
+decoding   the code detects sinks in every one-row map again, and rows then sum to more than one. Both presets here
+           detect them once, in the prompt, and keep them while decoding.
+
+The sinks of a row depend on the rows after it, so an edited run says nothing about the likelihood of the tokens of the
+prompt. Score the tokens that follow the prompt, or detect the sinks in a prefix.
 """
 
 from __future__ import annotations
@@ -25,7 +30,8 @@ from torch.nn.functional import pad
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, OnHeads
+from probe.interventions.base import Intervention, OnHeads
+from probe.interventions.call import AttentionCall
 from probe.interventions.pattern import Pattern
 from probe.interventions.redistribution import check_kept, redistribute
 from probe.interventions.sink_rules import RULES, Rule, initial, sinks
@@ -34,11 +40,11 @@ from probe.kernels.contract import Band, Request
 
 @dataclass(frozen=True)
 class CalibrateSinks(OnHeads):
-    """ACT on these heads; the defaults are the paper's, `CalibrateSinks.release(heads)` is the released code's.
+    """Calibrate the sinks of these heads by the paper's rules; `CalibrateSinks.release(heads)` has the released code's.
 
-    beta: the share of their weight that sinks keep. rule, threshold, min_rows: what a sink is (`sink_rules`).
-    spare: what is never calibrated, the first token of the text or the first key that the rule flags.
-    prefix: how many positions from the start to find sinks in, None for the whole prompt.
+    beta: the share of their weight that sinks keep. rule, threshold, min_rows: which keys are sinks (`sink_rules`).
+    spare: the key that is never calibrated, the first token of the text or the first key that the rule flags.
+    prefix: number of first positions in which sinks are detected; None takes the whole prompt.
     """
 
     beta: float = 0.4
@@ -60,24 +66,28 @@ class CalibrateSinks(OnHeads):
 
     @classmethod
     def release(cls, heads: Sequence[Head | tuple[int, int]], **changes: Any) -> CalibrateSinks:
-        """As the released code detects and edits in a prompt (github.com/GATECH-EIC/ACT), but for the `changes`."""
+        """Return ACT as its released code (github.com/GATECH-EIC/ACT) does it in a prompt, with `changes` of fields."""
         return cls(heads, **{"rule": "absolute", "threshold": 0.1, "spare": "first flagged"} | changes)
 
     def running(self) -> Intervention:
+        """Return the intervention that remembers the sinks of one prompt."""
         return _Calibrating(self)
 
     def find(self, call: AttentionCall, pattern: Pattern, heads: Sequence[int]) -> Tensor:
-        """The sinks to calibrate among the keys of a prompt: [batch, len(heads), keys] bool. Raises UsageError."""
+        """Return the sinks to calibrate among the keys of a prompt, [batch, len(heads), keys] bool.
+
+        Raises UsageError for a prompt that is shorter than `prefix`, or too short to detect sinks in.
+        """
         length = len(call.keys)
         if self.prefix is not None and self.prefix > length:
-            raise UsageError(f"prefix asks for {self.prefix} positions and the prompt has {length}: shorten it")
+            raise UsageError(f"prefix is {self.prefix} positions and the prompt has {length}: take a shorter prefix")
         found = pattern.look(heads, Request(received=Band(stop=self.prefix)))
         assert found.received is not None and found.received_rows is not None
         rows = found.received_rows if call.mask.keys is None else found.received_rows * call.mask.keys
         shortest = int(rows.amax(-1).min())
         if shortest < max(self.min_rows, 2):
             raise UsageError(
-                f"the prompt has {shortest} tokens, too few to find sinks in with min_rows={self.min_rows}: "
+                f"the prompt has {shortest} tokens, too few to detect sinks with min_rows={self.min_rows}: "
                 "take a longer prompt"
             )
         flagged = sinks(
@@ -96,7 +106,7 @@ class CalibrateSinks(OnHeads):
 
 @dataclass(frozen=True, eq=False)
 class _Calibrating(Intervention):
-    """The sinks that were found in the prompt, by layer: [batch, heads, positions]."""
+    """The sinks that were detected in the prompt, by layer: [batch, heads, positions]."""
 
     settings: CalibrateSinks
     found: dict[int, Tensor] = field(default_factory=dict)
@@ -113,7 +123,7 @@ class _Calibrating(Intervention):
             self.found[call.layer] = self.settings.find(call, pattern, heads)
         elif call.layer not in self.found:
             raise UsageError(
-                "CalibrateSinks finds its sinks in the prompt and this pass starts at position "
+                "CalibrateSinks detects its sinks in the prompt and this pass starts at position "
                 f"{call.queries.start}: run the prompt inside the same context"
             )
         sinks_here = self.found[call.layer][..., call.keys.start :]

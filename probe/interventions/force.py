@@ -1,7 +1,7 @@
-"""Forced attention: the rows of some queries pinned to given keys with given weights (the repair of a circuit).
+"""Does a circuit work again if its heads are made to look at the right tokens? Their rows of attention are set by hand.
 
-Merullo et al. 2024, section 5: the rows of the inhibition and mover heads at the last token are set by hand. The row
-becomes p_ij = w_j on the keys and 0 elsewhere, whatever query and key say.
+Merullo et al. 2024, section 5, repair a circuit in this way: at the last token, the rows of the inhibition and mover
+heads are set. The row of query i becomes p_ij = w_j on the given keys and 0 elsewhere, whatever the scores are.
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
-from probe.interventions.base import AttentionCall, OnHeads
+from probe.interventions.base import OnHeads
+from probe.interventions.call import AttentionCall
 from probe.interventions.pattern import Pattern
 from probe.kernels.edits import Pinned
 
 ABOVE_SINKS = 20.0
-"""How far a forced row stands above the largest learned sink logit, which then takes 2e-9 of it."""
+"""A forced row stands this far above the largest learned sink logit, which then takes 2e-9 of the row."""
 
 
 @dataclass(frozen=True)
 class ForceAttention(OnHeads):
-    """Pin the rows of `queries` (positions) to `keys` (positions), with `weights` that sum to one; None is equal ones.
+    """Pin the rows of `queries` (positions) to `keys` (positions), with `weights` that sum to one (None: equal).
 
-    queries, keys and weights are for every text of a batch alike, or lists of one list for each text. Positions count
-    padding. Raises UsageError, when it runs, for a key that the query cannot see.
+    queries, keys and weights hold for every text of a batch, or are lists with one list for each text. Positions count
+    padding. When it runs, it raises UsageError for a key that the query cannot see.
     """
 
     queries: Sequence[int] | Sequence[Sequence[int]]
@@ -43,12 +44,17 @@ class ForceAttention(OnHeads):
             object.__setattr__(self, "weights", _texts("weights", self.weights))
             texts.add(len(self.weights))
         if len(texts - {1}) > 1:
-            raise UsageError(f"queries, keys and weights are for {sorted(texts)} texts: give one list for each text")
+            raise UsageError(
+                f"queries, keys and weights are given for {sorted(texts)} texts: give each of them one list, or one "
+                "list for each text"
+            )
         if len({len(queries) for queries in self.queries}) > 1:  # pyright: ignore[reportArgumentType]
-            raise UsageError("force as many queries in each text of the batch")
+            raise UsageError(
+                "the texts have different numbers of queries: force the same number of queries in each text"
+            )
         for keys, weights in self._rows(max(texts)):
             if len(set(keys)) < len(keys):
-                raise UsageError(f"keys must differ, got {list(keys)}")
+                raise UsageError(f"keys must differ from one another, got {list(keys)}")
             if len(weights) != len(keys) or min(weights) < 0 or not math.isclose(sum(weights), 1, abs_tol=1e-6):
                 raise UsageError(f"weights must be one for each key and sum to one, got {list(weights)}")
 
@@ -58,10 +64,16 @@ class ForceAttention(OnHeads):
             return
         texts = max(len(self.queries), len(self.keys), len(self.weights or ()))
         if texts not in (1, call.query.shape[0]):
-            raise UsageError(f"forced attention is given for {texts} texts and the batch has {call.query.shape[0]}")
+            raise UsageError(
+                f"ForceAttention is given for {texts} texts and the batch has {call.query.shape[0]}: give one list for "
+                "each text of the batch"
+            )
         rows = [[q for q in queries if q in call.queries] for queries in _for_each(texts, self.queries)]
         if len({len(queries) for queries in rows}) > 1:
-            raise UsageError("forced queries of a batch must all come in the same pass")
+            raise UsageError(
+                "the forced queries of some texts come in this pass and those of others do not: run all of them in one "
+                "pass, or text by text"
+            )
         if not rows[0]:
             return
         log = torch.full((texts, 1, len(rows[0]), len(call.keys)), -math.inf)
@@ -84,11 +96,11 @@ class ForceAttention(OnHeads):
 
 
 def _texts(name: str, given: Sequence) -> tuple[tuple, ...]:
-    """One tuple for each text, or for all."""
+    """Return one tuple for each text, or a single one for all."""
     nested = [isinstance(item, Sequence) for item in given]
     rows = tuple(map(tuple, given)) if given and all(nested) else (tuple(given),)
     if not all(rows) or (any(nested) and not all(nested)):
-        raise UsageError(f"{name} must be a list, or one list for each text, and not empty, got {given}")
+        raise UsageError(f"{name} must be a list that is not empty, or one such list for each text, got {given}")
     if name != "weights" and min(min(row) for row in rows) < 0:
         raise UsageError(f"{name} must be positions from 0 on, got {given}")
     return rows
@@ -99,7 +111,7 @@ def _for_each(texts: int, rows: Sequence) -> Sequence:
 
 
 def _check_visible(call: AttentionCall, text: int | None, query: int, key: int) -> None:
-    """Raises UsageError where the model's mask hides the key from the query, in this text or (None) in any."""
+    """Raise UsageError if the model's mask hides the key from the query, in this text or (None) in any."""
     mask = call.mask
     hidden = key not in call.keys
     hidden |= mask.causal and key > query
@@ -114,7 +126,8 @@ def _check_visible(call: AttentionCall, text: int | None, query: int, key: int) 
             hidden |= seen is not None and not bool(seen.all())
     if hidden:
         raise UsageError(
-            f"query {query} cannot be forced to attend to key {key}: layer {call.layer} does not let it see that key"
+            f"query {query} cannot be forced to attend to key {key}: the mask of layer {call.layer} hides that key; "
+            "name an earlier key that is no padding"
         )
 
 

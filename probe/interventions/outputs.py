@@ -1,7 +1,12 @@
-"""Edits of what heads write: z scaled by a gate, replaced by another run's, or blended with another intervention's.
+"""What happens if a head writes something else? Its output z is scaled, replaced by another run's, or blended.
 
-z is a head's output before the output projection, [batch, heads, queries, value_dim]. The pattern stays as it is, so
-statistics recorded beside these are those of the model.
+z = sum_j p_ij v_j is a head's output before the output projection, [batch, heads, queries, value_dim].
+
+    ScaleHeads   z <- gate z; gates get gradients
+    PatchHeads   z <- z of another run, at some or all positions
+    Blend        z <- z + gate (z under another intervention - z)
+
+The pattern of weights does not change, so statistics that are recorded beside these edits are the model's.
 """
 
 from __future__ import annotations
@@ -14,36 +19,40 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention, OnHeads
+from probe.interventions.base import Intervention, OnHeads
+from probe.interventions.call import AttentionCall
 from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Request
 
 
 @dataclass(frozen=True, eq=False)
 class HeadOutputs:
-    """z of a run, by layer: [batch, heads, tokens, value_dim]. prompts: hashes of what was run."""
+    """The outputs z of a run, by layer: [batch, heads, tokens, value_dim]. prompts: hashes of the prompts that ran."""
 
     z: Mapping[int, Tensor]
     prompts: tuple[str, ...] = ()
 
     def mean(self, head: Head) -> Tensor:
-        """A head's z averaged over texts and positions, [value_dim]."""
+        """Return a head's z averaged over texts and positions, [value_dim]."""
         return self.of(head.layer)[:, head.head].flatten(0, 1).mean(0)
 
     def of(self, layer: int) -> Tensor:
-        """A layer's z. Raises UsageError where the run did not record it."""
+        """Return a layer's z. Raises UsageError if the run did not record that layer."""
         if layer not in self.z:
-            raise UsageError(f"layer {layer} is not among the recorded outputs of layers {sorted(self.z)}")
+            raise UsageError(
+                f"the outputs of layer {layer} were not recorded, only those of layers {sorted(self.z)}: name it in "
+                "model.head_outputs(..., layers=...)"
+            )
         return self.z[layer]
 
     def describe(self) -> dict:
-        """What stands for it in a manifest."""
+        """Return what a manifest says of these outputs: layers, shape and prompts."""
         shape = list(next(iter(self.z.values())).shape)
         return {"layers": sorted(self.z), "shape": shape, "prompts": list(self.prompts)}
 
 
 class RecordOutputs(Intervention):
-    """Changes nothing, and keeps z of the layers asked for; passes of one prompt follow one another."""
+    """Change nothing, and keep z of the given layers; passes of one prompt follow one another."""
 
     def __init__(self, layers: Sequence[int]) -> None:
         self._z: dict[int, list[Tensor]] = {layer: [] for layer in layers}
@@ -54,13 +63,13 @@ class RecordOutputs(Intervention):
         return output
 
     def outputs(self, prompts: Sequence[str] = ()) -> HeadOutputs:
-        """What was recorded."""
+        """Return the outputs that were recorded, over all passes."""
         return HeadOutputs({layer: torch.cat(passes, 2) for layer, passes in self._z.items()}, tuple(prompts))
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleHeads(OnHeads):
-    """Multiply each head's z by its gate. A tensor of gates, one for each head, gets gradients."""
+    """Multiply each head's z by its gate. A tensor of gates, one for each head, receives gradients."""
 
     gates: Tensor | float
 
@@ -84,8 +93,8 @@ class ScaleHeads(OnHeads):
 class PatchHeads(OnHeads):
     """Replace z of heads by that of another run, at `positions` or everywhere.
 
-    source: from `model.head_outputs`. positions: which positions, None for all, and then both runs must be as long.
-    Positions beyond the other run, as in a generation, keep their own z where `positions` is None.
+    source: outputs from `model.head_outputs`. positions: the positions to patch; None is all, and then both prompts
+    must have the same length. Positions after the other run's, as in a generation, are not patched.
     """
 
     source: HeadOutputs
@@ -106,11 +115,14 @@ class PatchHeads(OnHeads):
             return output
         z = self.source.of(call.layer).to(output)
         if z.shape[0] not in (1, output.shape[0]) or z.shape[3] != output.shape[3]:
-            raise UsageError(f"the source has z of {list(z.shape)}, which does not fit {list(output.shape)}")
+            raise UsageError(
+                f"the source has z of {list(z.shape)} and this run of {list(output.shape)}: take the source from the "
+                "same model, with one text or the same number of texts"
+            )
         if self.positions is None and call.queries.start == 0 and z.shape[2] != output.shape[2]:
             raise UsageError(
-                f"the source has {z.shape[2]} tokens and the prompt {output.shape[2]}: give both as many, "
-                "or name positions"
+                f"the source has {z.shape[2]} tokens and the prompt {output.shape[2]}: give both the same number of "
+                "tokens, or name positions"
             )
         wanted = range(z.shape[2]) if self.positions is None else self.positions
         at = [position for position in wanted if position in call.queries]
@@ -125,10 +137,10 @@ class PatchHeads(OnHeads):
 
 @dataclass(frozen=True, eq=False)
 class Blend(Intervention):
-    """Another intervention on the pattern, each head as far as its gate goes: z + gate (z_edited - z).
+    """Apply another intervention on the pattern to the degree of each head's gate: z + gate (z_edited - z).
 
-    gates: [layers, heads]. Their gradients at 0 are those of the loss for editing one head more, all from one backward
-    pass; the edit itself counts as a constant there, as it must at 0.
+    gates: [layers, heads]. At gates of 0, the gradient of a loss for the gates is the slope of the loss for editing one
+    more head, for all heads from one backward pass. The edit itself counts as a constant, which is exact at 0.
     """
 
     edit: Intervention
@@ -136,6 +148,7 @@ class Blend(Intervention):
 
     @property
     def heads_named(self) -> tuple[Head, ...]:
+        """Return the heads that the other intervention changes."""
         return self.edit.heads_named
 
     def __post_init__(self) -> None:
@@ -145,6 +158,7 @@ class Blend(Intervention):
             raise UsageError(f"gates must be [layers, heads] of the model, got {list(self.gates.shape)}")
 
     def running(self) -> Intervention:
+        """Return a blend of the other intervention as it runs in one context."""
         return Blend(self.edit.running(), self.gates)
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:

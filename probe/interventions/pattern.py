@@ -1,4 +1,9 @@
-"""The attention pattern of one call, as the interventions in force have edited it so far."""
+"""How is a pattern of attention edited without its map? Every head keeps a list of edits, which the kernels apply.
+
+A pattern is the weights p_ij of one attention call. Interventions look at statistics of the pattern as it stands and
+add edits to heads (`probe.kernels.edits`). Heads with the same edits run together, through an implementation that
+carries edits; heads without edits run through whichever is fastest.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +13,14 @@ from dataclasses import fields, replace
 import torch
 from torch import Tensor
 
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.kernels.attend import attend
 from probe.kernels.contract import Request, Statistics
 from probe.kernels.edits import Edit, of_heads
 
 
 class Pattern:
-    """Weights of one attention call that can be looked at and edited, head by head, and are never built.
-
-    Edited heads run through the implementation that knows edits, the others through whichever is fastest.
-    """
+    """The weights of one attention call, which can be looked at and edited head by head, and are never built."""
 
     def __init__(self, call: AttentionCall, implementation: str = "auto") -> None:
         self.call = call
@@ -26,22 +28,22 @@ class Pattern:
         self._edits: dict[int, list[tuple[Edit, int]]] = {}  # by head: the edit, and the head's place in it
 
     def edit(self, heads: Sequence[int], edit: Edit) -> None:
-        """Edit these heads after whatever was done to them before; the edit's head dimension is `heads`, or 1."""
+        """Edit these heads after their earlier edits; the edit's head dimension is `heads`, or 1."""
         for place, head in enumerate(heads):
             self._edits.setdefault(head, []).append((edit, place))
 
     @property
     def edited(self) -> list[int]:
-        """The heads that were edited."""
+        """Return the heads that were edited."""
         return sorted(self._edits)
 
     @torch.no_grad()
     def look(self, heads: Sequence[int], request: Request) -> Statistics:
-        """Statistics of these heads as they stand, [batch, len(heads), ...]; so is the head dimension of key sets."""
+        """Return statistics of these heads as they stand, [batch, len(heads), ...]; key sets have the same heads."""
         return self.attend(heads, request)[1]
 
     def attend(self, heads: Sequence[int], request: Request) -> tuple[Tensor, Statistics]:
-        """Output [batch, len(heads), queries, value_dim] and statistics of these heads as they stand."""
+        """Return output [batch, len(heads), queries, value_dim] and statistics of these heads as they stand."""
         alike: dict[tuple[int, ...], list[int]] = {}
         for place, head in enumerate(heads):
             alike.setdefault(tuple(id(edit) for edit, _ in self._edits.get(head, ())), []).append(place)
@@ -53,7 +55,7 @@ class Pattern:
         return torch.cat(outputs, 1)[:, order], _joined(lambda *all_of: torch.cat(all_of, 1)[:, order], *statistics)
 
     def whole(self, request: Request) -> tuple[Tensor, Statistics]:
-        """Output and statistics of all heads."""
+        """Return output and statistics of all heads."""
         edited, every = self.edited, range(self.call.query.shape[1])
         if len(edited) == len(every):
             return self.attend(every, request)
@@ -69,7 +71,7 @@ class Pattern:
         return placed(output, own), _joined(placed, statistics, own_statistics)
 
     def _of(self, heads: Sequence[int], places: list[int], request: Request) -> tuple[Tensor, Statistics]:
-        """The heads at these places, which all have the same edits."""
+        """Return output and statistics of the heads at these places, which all have the same edits."""
         some = [heads[place] for place in places]
         if request.sets is not None:
             request = replace(request, sets=of_heads(request.sets, places))
@@ -88,7 +90,7 @@ class Pattern:
             mask = mask if mask.pairs is None else replace(mask, pairs=of_heads(mask.pairs, heads))
         implementation = self._implementation
         if edits and implementation != "reference":
-            implementation = "auto"  # for others than the reference there is one that edits
+            implementation = "auto"  # beside the reference, one implementation edits
         return attend(
             query,
             key,
@@ -104,7 +106,7 @@ class Pattern:
 
 
 def _joined(join: Callable[..., Tensor], *statistics: Statistics) -> Statistics:
-    """Statistics put together along their heads; `received_rows` has none."""
+    """Return statistics put together along their heads; `received_rows` has no heads."""
     found = {}
     for field in fields(Statistics):
         values = [getattr(each, field.name) for each in statistics]

@@ -1,9 +1,10 @@
-"""Head pruning: z = 0, z = its mean, or the uniform attention that the official retrieval-head mask amounts to.
+"""What is lost without a head? Pruning removes its output z, or replaces it by an average. There are three fills.
 
-zero:    z_h = 0, the head writes nothing.
-mean:    z_h = its mean over the texts and positions of a reference run: what does not depend on the text stays.
-uniform: the query is set to 0, so every visible key gets the same weight and z_h is the mean of the visible values
-         (Wu et al. 2024, released code, flash path). It replaces the head by an average rather than removing it.
+zero:    z = 0. The head writes nothing.
+mean:    z = its mean over the texts and positions of a reference run. The part that is the same in all texts stays.
+uniform: the query is set to 0, so that every visible key gets the same weight and z is the mean of the visible values.
+         This is the mask of the released code of Wu et al. 2024 (its flash path), here called the official mask. It
+         replaces the head by an average and does not remove it.
 """
 
 from __future__ import annotations
@@ -16,15 +17,17 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, OnHeads
+from probe.interventions.base import OnHeads
+from probe.interventions.call import AttentionCall
 from probe.interventions.outputs import HeadOutputs
 
 
 @dataclass(frozen=True)
 class PruneHeads(OnHeads):
-    """Remove heads. `phase="decode"` touches only calls with a single query; `rows` limits it to rows of the batch.
+    """Remove heads, by one of the fills of the module docstring.
 
-    reference: for fill "mean", the outputs to average, from `model.head_outputs`.
+    phase: "decode" changes only calls with a single query, "all" every call. rows: the rows of the batch to change;
+    None is all. reference: for fill "mean", the outputs to average, from `model.head_outputs`.
     """
 
     fill: Literal["zero", "mean", "uniform"] = "zero"
@@ -37,7 +40,7 @@ class PruneHeads(OnHeads):
         if self.fill not in ("zero", "mean", "uniform"):
             raise UsageError(f"fill must be 'zero', 'mean' or 'uniform', got {self.fill!r}")
         if (self.fill == "mean") != (self.reference is not None):
-            raise UsageError("fill 'mean' needs reference=model.head_outputs(...), and nothing else does")
+            raise UsageError("fill 'mean' needs reference=model.head_outputs(...), and the other fills take none")
         if self.reference is not None:
             for head in self.heads_named:
                 self.reference.of(head.layer)
@@ -62,14 +65,14 @@ class PruneHeads(OnHeads):
         return (self.phase == "all" or decoding) and any(head.layer == call.layer for head in self.heads_named)
 
     def _zeroed(self, states: Tensor, layer: int) -> Tensor:
-        """`states` [batch, heads, queries, dim] with this layer's heads (in the chosen rows) set to zero."""
+        """Return `states` [batch, heads, queries, dim] with this layer's heads set to zero in the chosen rows."""
         keep = states.new_ones(states.shape[0], states.shape[1], 1, 1)
         for row in self._rows(states):
             keep[row, self.heads_in(layer)] = 0
         return states * keep
 
     def _means(self, states: Tensor, layer: int) -> Tensor:
-        """[batch, heads, 1, dim]: the means of this layer's heads in the chosen rows, zero elsewhere."""
+        """Return [batch, heads, 1, dim]: the means of this layer's heads in the chosen rows, zero elsewhere."""
         means = states.new_zeros(*states.shape[:2], 1, states.shape[3])
         for head in self.heads_in(layer):
             for row in self._rows(states):

@@ -1,12 +1,14 @@
-"""Attention moved from some keys to others: the sources keep a share of theirs, the recipients get the rest.
+"""How does a model answer if attention moves from some keys to others? The sources keep a share, the recipients gain.
 
-With S the sources, R the recipients, m the mass of a row on them and gamma the share that is kept,
+With S the sources, R the recipients, m_S and m_R the sums of a row's weights on them, and gamma the share that is kept,
 
     p'_ij = gamma p_ij  on S,    p'_ij = p_ij (1 + (1 - gamma) m_S / m_R)  on R,    p'_ij = p_ij  elsewhere,
 
-so rows keep their sum and lse its value (Yu et al. 2024 with R the complement of S; Kang et al. 2025 with R a part of
-it). Both masses are summed over their own keys: m_R = 1 - m_S would lose all its digits in the rows that matter most,
-those whose sources hold nearly everything. A row without mass on either side is left alone.
+so every row keeps its sum, and lse its value. In Yu et al. 2024 R is the complement of S; in Kang et al. 2025 it is a
+part of the complement. A row without mass on S or without mass on R is not changed.
+
+Each of the two masses is summed over its keys. m_R = 1 - m_S would lose all its digits in rows whose sources hold
+nearly all of the weight, which are the rows that change most.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
-from probe.interventions.base import AttentionCall, OnHeads
+from probe.interventions.base import OnHeads
+from probe.interventions.call import AttentionCall
 from probe.interventions.pattern import Pattern
 from probe.kernels.contract import Request
 from probe.kernels.edits import Reweighting
@@ -26,10 +29,10 @@ from probe.kernels.edits import Reweighting
 
 @dataclass(frozen=True)
 class Redistribute(OnHeads):
-    """Move attention away from the positions `sources`: of theirs, `kept` stays and the rest goes to `recipients`.
+    """Move attention away from the positions `sources`: the share `kept` stays there, the rest goes to `recipients`.
 
-    recipients None is every other key. queries None is every row, else the positions whose rows are edited. Positions
-    count padding.
+    recipients: positions; None is every other key. queries: the positions whose rows are edited; None is every row.
+    Positions count padding.
     """
 
     sources: Sequence[int]
@@ -47,7 +50,7 @@ class Redistribute(OnHeads):
                     raise UsageError(f"{name} must be positions from 0 on, got {list(value)}")
         check_kept("kept", self.kept)
         if shared := set(self.sources) & set(self.recipients or ()):
-            raise UsageError(f"a key cannot be source and recipient, got {sorted(shared)} in both")
+            raise UsageError(f"sources and recipients must not share a position, got {sorted(shared)} in both")
 
     def repattern(self, call: AttentionCall, pattern: Pattern) -> None:
         heads = self.heads_in(call.layer)
@@ -68,7 +71,10 @@ def redistribute(
     kept: float,
     rows: Tensor | None = None,
 ) -> None:
-    """Edit these heads: sources and recipients [batch or 1, heads or 1, keys] bool, disjoint; rows [queries] bool."""
+    """Move attention of these heads from sources to recipients, [batch or 1, heads or 1, keys] bool without overlap.
+
+    kept: the share that stays on the sources. rows: [queries] bool, the rows to edit; None is all.
+    """
     if kept == 1 or not sources.any() or (rows is not None and not rows.any()):
         return
     sets = torch.stack([sources, recipients], 2)
@@ -81,7 +87,7 @@ def redistribute(
 
 
 def log_factors(mass: Tensor, *, kept: float) -> Tensor:
-    """Log of the factors of sources and recipients, [..., 2] float64, from their masses [..., 2]."""
+    """Return the log of the factors of sources and recipients, [..., 2] float64, from their masses [..., 2]."""
     of_sources, of_recipients = mass.double().unbind(-1)
     possible = (of_sources > 0) & (of_recipients > 0)  # false for the NaN of a row that sees nothing
     gain = torch.log1p((1 - kept) * of_sources / of_recipients.clamp(min=torch.finfo(torch.float64).tiny))
@@ -90,20 +96,20 @@ def log_factors(mass: Tensor, *, kept: float) -> Tensor:
 
 
 def at_positions(call: AttentionCall, positions: Sequence[int], name: str) -> Tensor:
-    """[1, 1, keys] bool, True for the keys at these positions. Raises UsageError for one beyond the prompt."""
+    """Return [1, 1, keys] bool, True for the keys at these positions. Raises UsageError for one beyond the prompt."""
     if call.queries.start == 0 and max(positions) >= call.keys.stop:
-        raise UsageError(f"{name}: the prompt has positions 0..{call.keys.stop - 1}, got {max(positions)}")
+        raise UsageError(f"{name} must lie in the prompt's positions 0..{call.keys.stop - 1}, got {max(positions)}")
     return among(positions, call.keys, call.key.device)[None, None]
 
 
 def among(positions: Sequence[int], span: range, device: torch.device) -> Tensor:
-    """[len(span)] bool, True where the span has one of the positions."""
+    """Return [len(span)] bool, True where the span has one of the positions."""
     found = torch.zeros(len(span), dtype=torch.bool, device=device)
     found[[position - span.start for position in positions if position in span]] = True
     return found
 
 
 def check_kept(name: str, kept: float) -> None:
-    """Raises UsageError unless it is a share."""
+    """Raise UsageError unless `kept` is a share from 0 to 1."""
     if not 0 <= kept <= 1:
         raise UsageError(f"{name} must be a share from 0 to 1, got {kept}")

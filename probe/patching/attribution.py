@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from probe.errors import UsageError
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 from probe.patching.columns import END, covered
 from probe.patching.effects import Effects, joined
 from probe.patching.runs import activations

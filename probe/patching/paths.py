@@ -20,7 +20,8 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 from probe.patching.effects import Effects, joined
 from probe.patching.nodes import MLP, OPERANDS, Input, Sender, checked_inputs, checked_senders
 from probe.patching.runs import Activations, Tail, activations, first_difference

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from probe.errors import UsageError
 from probe.heads import Head
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 from probe.patching.columns import END, covered
 from probe.patching.effects import Effects, joined
 from probe.patching.nodes import MLP, OPERANDS, Input, Place, Stream, checked_places

@@ -22,7 +22,8 @@ from transformers import DynamicCache, PreTrainedModel
 
 from probe.engine.attention import engaged
 from probe.engine.decoding import repeat
-from probe.interventions.base import AttentionCall, Intervention
+from probe.interventions.base import Intervention
+from probe.interventions.call import AttentionCall
 
 if TYPE_CHECKING:
     from probe.engine.residual import ResidualStream

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader, or a crash, finds the old one or the new one and never a half."""
+"""Files are replaced as a whole: after a crash, a reader sees the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`; what is written there takes the name `path` when the block ends without error."""
+    """Yield a temporary path beside `path`; the file takes the name `path` when the block ends without error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # keeps the suffix: writers look at it
     try:

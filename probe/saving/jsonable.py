@@ -25,7 +25,7 @@ def unknown(value: Any, where: str) -> Any:
 
 
 def encode(value: Any, where: str = "value", *, other: Leaf = unknown) -> Any:
-    """The value in JSON's own types; `other(value, where)` stands in for what has none. Tuples become lists."""
+    """Return the value in JSON's own types; `other(value, where)` stands in for what has none. Tuples become lists."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
@@ -44,7 +44,7 @@ def encode(value: Any, where: str = "value", *, other: Leaf = unknown) -> Any:
 
 
 def decode(value: Any, *, other: Callable[[str, Any], Any] | None = None) -> Any:
-    """What `encode` was given, with lists for tuples; `other(tag, content)` reads the one-key objects that it wrote."""
+    """Return what `encode` was given, with lists for tuples; `other(tag, content)` reads the objects that it wrote."""
     if isinstance(value, list):
         return [decode(item, other=other) for item in value]
     if not isinstance(value, dict):
@@ -61,7 +61,7 @@ def decode(value: Any, *, other: Callable[[str, Any], Any] | None = None) -> Any
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON for other programs (see the module's first lines); numpy scalars and arrays become numbers."""
+    """Return the value as JSON for other programs, one way: numpy scalars and arrays become numbers."""
     if isinstance(value, float):
         value = float(value)
         return value if math.isfinite(value) else None if math.isnan(value) else str(value).replace("inf", "Infinity")
@@ -79,5 +79,5 @@ def plain(value: Any) -> Any:
 
 
 def dumps(value: Any, *, indent: int | None = None) -> str:
-    """Strict JSON text of an encoded or plain value; ValueError for a NaN that neither function has seen."""
+    """Return strict JSON text of an encoded or plain value; ValueError for a NaN that neither function has seen."""
     return json.dumps(value, indent=indent, allow_nan=False, ensure_ascii=False)

@@ -1,7 +1,7 @@
-"""What a run was: everything that decides its numbers, and what it cost.
+"""The manifest of a run states everything that decides its numbers, and what the run cost.
 
-`Manifest.identity` holds the former: two runs with equal identities give equal numbers. The rest (the model's name as
-typed, seconds, memory, command line, time of day) may differ between them.
+`Manifest.identity` holds what decides the numbers: two runs with equal identities give equal numbers. The other fields
+(the model's name as typed, seconds, memory, command line, time of day) may differ between them.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode, plain
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
     from probe.models import Model
     from probe.tokens import Tokens
 
 SCHEMA = 2
-"""Version of the saved form. A reader refuses a version that it does not know."""
+"""Version of the saved form; `Manifest.load` refuses every other version."""
 
 INCIDENTAL = frozenset(
     {"name", "measuring", "outside", "passes", "peak_memory", "peak_device_memory", "command", "created"}
@@ -38,12 +36,13 @@ INCIDENTAL = frozenset(
 """The fields that may differ between runs with equal numbers."""
 
 RECORDED_LIBRARIES = ("attention-probe", "torch", "transformers", "tokenizers", "numpy")
-"""The distributions whose version can change a number; Python's own is recorded beside them (default haystack)."""
+"""Distributions whose version can change a number. Python's version is recorded too: its documentation is the default
+haystack."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """Provenance of one result.
+    """The provenance of one result.
 
     analysis: what was run, such as "retrieval_heads".
     name, model: what the user typed, and the model id or path that it resolved to.
@@ -83,15 +82,15 @@ class Manifest:
     created: str
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the numbers."""
+        """Return the fields that decide the numbers."""
         return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in INCIDENTAL}
 
     def fingerprint(self) -> str:
-        """Sixteen hex digits of the identity: equal for runs that must give equal numbers."""
+        """Return sixteen hex digits of the identity: equal for runs that must give equal numbers."""
         return hashlib.sha256(json.dumps(encode(self.identity()), sort_keys=True).encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and `fingerprint`, as plain JSON values."""
+        """Return all fields, and `fingerprint`, as plain JSON values."""
         return plain({field.name: getattr(self, field.name) for field in fields(self)}) | {
             "fingerprint": self.fingerprint()
         }
@@ -105,7 +104,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: str | Path) -> Manifest:
-        """The manifest saved in the folder."""
+        """Return the manifest saved in the folder."""
         path = Path(folder) / "manifest.json"
         try:
             content = decode(json.loads(path.read_text(encoding="utf-8")))
@@ -208,26 +207,8 @@ def attention(model: Model) -> str:
     return f"probe/{chosen(query, key, request=Request(lse=True), implementation=model.implementation)}"
 
 
-def parameters_hash(hf: PreTrainedModel) -> str:
-    """SHA-256 of the names and values of a model's parameters, in hex: for models that no file stands behind."""
-    import torch
-
-    digest = hashlib.sha256()
-    for name, tensor in sorted(hf.named_parameters()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
-def weights_hash(model: Model) -> str:
-    """SHA-256 of the weights in hex: of the files they came from, or of the parameters where none are known."""
-    from probe.loading.sources import weights_hash as of_files
-
-    return parameters_hash(model.hf) if model.source is None else of_files(model.source)
-
-
 def versions() -> dict[str, str]:
-    """Version of Python and of each library that can change a number; "not installed" for a bare checkout."""
+    """Return the versions of Python and of the libraries that can change a number, or "not installed"."""
     found = {"python": platform.python_version()}
     for name in RECORDED_LIBRARIES:
         try:
@@ -238,7 +219,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: Any) -> str:
-    """What the arithmetic ran on, where it decides rounding: the GPU's name, or the CPU's vector units and threads."""
+    """Return what the arithmetic ran on, for it decides rounding: the GPU, or the CPU's vector units and threads."""
     import torch
 
     if device.type == "cuda":
@@ -249,7 +230,7 @@ def hardware(device: Any) -> str:
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had resident so far, in bytes; the weights are in it."""
+    """Return the peak resident memory of this process in bytes, weights included."""
     if sys.platform == "linux":  # ru_maxrss survives exec there, and would report the parent's peak
         status = Path("/proc/self/status").read_text()
         return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))

@@ -34,7 +34,7 @@ R = TypeVar("R", bound="Result")
 
 
 def default_folder(command: str, model: str, config: Mapping[str, Any]) -> Path:
-    """runs/<command>-<model>-<8 hex digits of the options>, under the working directory."""
+    """Return runs/<command>-<model>-<8 hex digits of the options>, under the working directory."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rsplit("/", 1)[-1]).strip("-.") or "model"
     text = json.dumps(encode(config, "config"), sort_keys=True)
     return Path("runs") / f"{command}-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
@@ -69,16 +69,18 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the result of this run is saved: `Result.load(folder.path)` then gives it without recomputation."""
+        """Return whether the result of this run is saved: `Result.load(folder.path)` then gives it without
+        recomputation.
+        """
         return (self.path / "result.json").is_file()
 
     @property
     def seconds(self) -> float:
-        """Seconds that the finished samples took, over all the processes that worked on this run."""
+        """Return seconds that the finished samples took, over all the processes that worked on this run."""
         return sum(line["seconds"] for line in self._lines)
 
     def samples(self) -> list[dict[str, Any]]:
-        """The finished samples, oldest first."""
+        """Return the finished samples, oldest first."""
         return [line["sample"] for line in self._lines]
 
     def append(self, sample: Mapping[str, Any]) -> None:
@@ -162,7 +164,7 @@ class Steps:
         self._done = 0
 
     def __call__(self, name: str, compute: Callable[[], Any]) -> Any:
-        """What the step found, as JSON holds it: computed now, or by an earlier process."""
+        """Return what the step found, as JSON holds it: computed now, or by an earlier process."""
         if name not in self._found:
             self._found[name] = compute()
             if self._folder is not None:
@@ -174,7 +176,9 @@ class Steps:
 
 
 def config_of(model: Model, analysis: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued: the analysis, the model as it is, and the options."""
+    """Return what a run folder must have been made with to be continued: the analysis, the model as it is, and the
+    options.
+    """
     dtype = str(model.dtype).removeprefix("torch.")
     return {"analysis": analysis, "weights": model.weights_hash, "dtype": dtype, **options}
 
@@ -185,7 +189,8 @@ def carry_out(
     config: Callable[[], Mapping[str, Any]],
     measure: Callable[[RunFolder | None], R],
 ) -> R:
-    """The result that a folder holds, or else what `measure` makes, step by step, in that folder, where it is saved.
+    """Return the result that a folder holds, or else what `measure` makes, step by step, in that folder, where it is
+    saved.
 
     out: an open folder, the path of one, or None to keep nothing. config: what the folder of a path must have been made
     with.

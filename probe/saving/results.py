@@ -1,4 +1,4 @@
-"""What an analysis found: a frozen dataclass that knows its table, its figures, and how to be saved and read back.
+"""A result is a frozen dataclass that knows its tables, figures and claims, and how it is saved and read back.
 
 A saved result is a folder:
 
@@ -28,8 +28,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from probe.errors import ProbeError
-from probe.figures.pages import save_figures
+from probe.errors import ProbeError, UsageError
+from probe.figures.pages import caption_of, save_figures
+from probe.figures.pictures import save_pictures
 from probe.saving.atomic import replacing, write_text
 from probe.saving.jsonable import decode, dumps, encode, plain, unknown
 from probe.saving.manifest import Manifest
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
     from typing_extensions import Self
 
+    from probe.figures import Plot
     from probe.frame.findings import Finding
     from probe.frame.scores import HeadScore
     from probe.frame.tables import Table
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Result(ABC):
-    """A finding and the manifest of the run that made it.
+    """What an analysis measured, and the manifest of the run that measured it.
 
     Subclasses are frozen dataclasses whose fields hold tensors, data frames, numbers, strings, heads and lists,
     tuples or dicts of these, nothing else. JSON arrays come back as tuples where the field is declared a tuple, as
@@ -65,15 +67,19 @@ class Result(ABC):
 
     @abstractmethod
     def to_df(self) -> pd.DataFrame:
-        """The finding as one table, most important row first."""
+        """Return the result as one table, most important row first."""
 
     @abstractmethod
-    def figures(self) -> dict[str, Figure]:
-        """Every figure of this finding by file name, the main one first."""
+    def figures(self) -> dict[str, Plot]:
+        """Return every plot of this result by file name, the main one first."""
 
-    def plot(self) -> Figure:
-        """The main figure; it is returned, never shown."""
-        return next(iter(self.figures().values()))
+    def plot(self, name: str | None = None) -> Figure:
+        """Return the plot of that name, or the main one, as a notebook shows it; it is never shown here."""
+        plots = self.figures()
+        name = next(iter(plots)) if name is None else name
+        if name not in plots:
+            raise UsageError(f"expected one of the plots {', '.join(plots)}, got {name!r}")
+        return plots[name].notebook()
 
     def tables(self) -> dict[str, Table]:
         """Return the tables that people and programs get, by name, the main one first."""
@@ -96,7 +102,7 @@ class Result(ABC):
         return {name: value for name, value in self._values() if isinstance(value, Result)}
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
+        """Return all fields as plain JSON values: tensors as nested lists, tables as lists of rows, NaN as null."""
         return {"manifest": self.manifest.to_dict()} | {
             name: plain(
                 value.to_dict("records")
@@ -109,7 +115,7 @@ class Result(ABC):
         }
 
     def differences(self, other: Result) -> list[str]:
-        """Names of the fields that are not bit for bit equal, the manifest left aside; ["type"] for another class."""
+        """Return the names of the fields that are not bit for bit equal, the manifest aside; ["type"] for another."""
         if type(self) is not type(other):
             return ["type"]
         mine, theirs = dict(self._values()), dict(other._values())
@@ -121,8 +127,11 @@ class Result(ABC):
     def __hash__(self) -> int:
         raise TypeError(f"unhashable type: {type(self).__name__!r}, whose tensors compare by value")
 
-    def save(self, folder: str | Path) -> Path:
-        """Write the folder described at the head of this module; its path. An older result there is replaced."""
+    def save(self, folder: str | Path, *, pictures: bool = False) -> Path:
+        """Write the folder that this module's docstring describes and return its path; an older result is replaced.
+
+        pictures: also write a PNG beside each page, where there is a browser to draw it.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "result.json").unlink(missing_ok=True)  # until the new one is whole, there is none
@@ -138,7 +147,7 @@ class Result(ABC):
                     value.to_parquet(path)
                 return {"$table": where}
             if isinstance(value, Result):
-                value.save(folder / where)
+                value.save(folder / where, pictures=pictures)
                 return {"$result": where}
             return unknown(value, f"{type(self).__name__}.{where}")
 
@@ -146,7 +155,10 @@ class Result(ABC):
         if tensors:
             with replacing(folder / "tensors.safetensors") as path:
                 save_file(tensors, path)
-        save_figures(self.figures(), folder / "figures")
+        plots = self.figures()
+        save_figures(plots, folder / "figures", caption=caption_of(self.manifest))
+        if pictures and plots:
+            save_pictures(plots, folder / "figures")
         self.manifest.save(folder)
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
         write_text(folder / "result.json", dumps({"type": kind, "fields": content}, indent=1) + "\n")
@@ -154,7 +166,7 @@ class Result(ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """The result saved in the folder. `Result.load` reads any kind, a subclass only its own."""
+        """Return the result saved in the folder. `Result.load` reads any kind, a subclass only its own."""
         folder = Path(folder)
         manifest = Manifest.load(folder)
         path = folder / "result.json"
@@ -205,7 +217,7 @@ class Result(ABC):
 
 
 def _class_of(kind: str, path: Path) -> type[Result]:
-    """The class that result.json names: imported already, or of this library; a folder cannot name other modules."""
+    """Return the class that result.json names; it must be imported already or belong to this library."""
     module, _, name = str(kind).partition(":")
     if module.startswith(("probe.analyses.", "probe.benchmarks.")):
         with suppress(ModuleNotFoundError):

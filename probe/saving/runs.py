@@ -81,12 +81,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether a result is saved here."""
+        """Return whether a result is saved here."""
         return (self.path / "result.json").is_file()
 
     @property
     def seconds(self) -> float:
-        """Seconds that the finished units took, over all processes that worked on this run."""
+        """Return the seconds that the finished units took, over all processes that worked on this run."""
         return sum(line["seconds"] for line in self._lines)
 
     def records(self) -> dict[str, Any]:

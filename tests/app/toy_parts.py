@@ -25,7 +25,8 @@ from probe.frame.findings import Claim, Estimate, above
 from probe.frame.scores import HeadScore
 from probe.frame.tables import Column, Table, decimal
 from probe.saving.results import Result
-from toy.drawing import plot
+import plotly.graph_objects as go
+from probe.figures import Plot
 
 SHARP = Claim(name="sharp", text="Heads look at one key", source="this test", quantity="mean weight", rule=above(0.5))
 
@@ -33,7 +34,7 @@ SHARP = Claim(name="sharp", text="Heads look at one key", source="this test", qu
 class Sharp(Result):
     weight: torch.Tensor
     def to_df(self): return pd.DataFrame({"layer": range(len(self.weight)), "mean": self.weight.mean(1).tolist()})
-    def figures(self): return {"layers": plot(self.weight)}
+    def figures(self): return {"layers": Plot(go.Figure(go.Heatmap(z=self.weight.tolist())), headline="Weights")}
     def tables(self):
         columns = Column(name="layer", header="layer"), Column(name="mean", header="weight", write=decimal)
         return {"layers": Table(rows=self.to_df(), columns=columns, meaning="weight: of the largest key, over heads")}

@@ -79,14 +79,15 @@ def test_the_page_tells_what_failed_and_what_was_checked(found):
 
 
 def test_the_figure_shows_times_memory_and_crosses(found):
-    figure = found.plot()
+    plot = found.figures()["model"]
+    figure = plot.figure
     lines = {(trace.name, trace.yaxis): list(trace.y) for trace in figure.data if trace.mode == "lines+markers"}
     assert lines[OURS.name, "y"] == pytest.approx([1.02, 1.05]) and lines[PEERS[2].name, "y"] == [3.0, 3.0]
     assert lines[PLAIN.name, "y2"] == [1.5e9, 1.5e9]
     crosses = [trace for trace in figure.data if trace.mode == "markers"]
     assert [(list(trace.x), trace.yaxis) for trace in crosses] == [([512, 2048], "y2")]
     assert min(crosses[0].y) >= 20e9
-    assert "1.05x the time of a plain forward" in figure.layout.title.text
+    assert "1.05x the time of a plain forward" in plot.headline
 
 
 @pytest.mark.parametrize(

@@ -142,9 +142,9 @@ def test_tiles_of_a_capture_are_the_map(llama: Model, maps, tmp_path):
     assert len(capture) == 30 and capture.strings[1] == " capital"
     for head in (Head(0, 0), Head(18, 6), Head(29, 8)):
         expected = maps[head.layer, head.head]
-        tile = llama.attention_tile(capture, head, slice(None), slice(3, 9))
+        tile = capture.tile(head, slice(None), slice(3, 9))
         torch.testing.assert_close(tile.double(), expected[:, 3:9], rtol=1e-5, atol=1e-5)
-        pooled = llama.pooled_map(capture, head, size=64)  # no longer than the text: the map itself
+        pooled = capture.pooled(head, size=64)  # no longer than the text: the map itself
         torch.testing.assert_close(pooled.double(), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -162,11 +162,11 @@ def test_tiles_of_a_capture_are_the_map(llama: Model, maps, tmp_path):
         (lambda m: m.generate(TEXT, stats=["pooled"], max_new_tokens=2), "leave 'pooled' out of a generation"),
         (lambda m: m.run_with_stats([TEXT, "a"], padding_side="middle"), "padding_side must be 'left' or 'right'"),
         (lambda m: m.logits(torch.ones(2, 3).long(), padding=torch.ones(2, 4).bool()), r"padding must be \[2, 3\]"),
-        (lambda m: m.logits([TEXT, "a"], padding=torch.ones(2, 4).bool()), "padding goes with ids"),
+        (lambda m: m.logits([TEXT, "a"], padding=torch.ones(2, 4).bool()), "padding was given with texts"),
         (lambda m: m.intervene(PruneHeads([(30, 0)])).__enter__(), "L30H0 does not exist"),
         (lambda m: m.intervene(PruneHeads([(3, 9)])).__enter__(), "L3H9 does not exist"),
         (lambda m: PruneHeads([(3, 9)], fill="median"), "fill must be 'zero', 'mean' or 'uniform'"),
-        (lambda m: Head.parse("layer 3"), "expected a head such as L18H6"),
+        (lambda m: Head.parse("layer 3"), "names no head: write layer and head as L18H6"),
     ],
 )
 def test_mistakes_are_one_line(llama: Model, call, message: str):

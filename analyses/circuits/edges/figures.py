@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from probe.figures.style import BLUE, GRID, INK, MUTED, decimal, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GRID, INK, MUTED, decimal
 
 if TYPE_CHECKING:
     from probe.analyses.circuits.edges.result import Edges
     from probe.edges.curves import CircuitCurve
 
 
-def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
-    """Faithfulness of the best edges by size, with bars of two standard errors, and of each set of random circuits.
+def curve_figure(curve: CircuitCurve, *, name: str) -> Plot:
+    """Draw the faithfulness of the best edges by size, with bars of two standard errors, and of the random circuits.
 
-    name: what was asked of which model, for the title. The horizontal axis is logarithmic; CPR and CMD are not.
+    name: the task and the model, for the headline. The horizontal axis is logarithmic; CPR and CMD are not.
     """
     figure = go.Figure()
     for draw, values in enumerate(curve.random_faithfulness):
@@ -56,12 +57,6 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
         )
     reached = curve.smallest()
     share = "No circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
-    figure = styled(
-        figure,
-        title=f"{share} nine tenths of the answer: {name}",
-        subtitle=f"the best edges by {curve.by} kept, all others corrupted; bars are two standard errors; "
-        f"CPR {decimal(curve.cpr, digits=3)}, CMD {decimal(curve.cmd, digits=3)}",
-    )
     figure.update_xaxes(
         type="log",
         title="edges kept, % of all (logarithmic)",
@@ -69,12 +64,16 @@ def curve_figure(curve: CircuitCurve, *, name: str) -> go.Figure:
         ticktext=[f"{percent:g}" for percent in curve.percents],
     )
     figure.update_yaxes(title="faithfulness f")
-    figure.update_layout(legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.01, "yanchor": "bottom"})
-    return figure
+    return Plot(
+        figure,
+        headline=f"{share} nine tenths of the answer: {name}",
+        reading=f"The best edges by {curve.by} are kept and all others corrupted. Bars are two standard errors. "
+        f"CPR {decimal(curve.cpr, digits=3)}, CMD {decimal(curve.cmd, digits=3)}.",
+    )
 
 
-def exact_figure(found: Edges, *, name: str) -> go.Figure:
-    """The best edges: what their scores say against what patching each of them does, in percent of the gap."""
+def exact_figure(found: Edges, *, name: str) -> Plot:
+    """Draw the scores of the best edges against the effect of patching each of them, in percent of the gap."""
     table = found.exact
     names = [f"{sender} to {receiver}" for sender, receiver in zip(table["sender"], table["receiver"], strict=True)]
     ends = [min(table["exact"].min(), table["percent"].min()), max(table["exact"].max(), table["percent"].max())]
@@ -96,14 +95,14 @@ def exact_figure(found: Edges, *, name: str) -> go.Figure:
             hovertemplate="%{customdata}<br>exact %{x:+.1f} %, score %{y:+.1f} %<extra></extra>",
         )
     )
-    figure = styled(
-        figure,
-        title=f"Scores and exact effects of {len(table)} edges correlate at {decimal(found.agreement)}: {name}",
-        subtitle=f"{found.method}; on the dotted line both agree; bars are two standard errors",
-    )
     figure.update_xaxes(title="exact effect of the edge alone, % of the gap")
     figure.update_yaxes(title="score, % of the gap")
-    return figure.update_layout(showlegend=False)
+    figure.update_layout(showlegend=False)
+    return Plot(
+        figure,
+        headline=f"Scores and exact effects of {len(table)} edges correlate at {decimal(found.agreement)}: {name}",
+        reading=f"Scores by {found.method}. On the dotted line both agree. Bars are two standard errors.",
+    )
 
 
 def _apart(heights: list[float], least: float) -> set[int]:

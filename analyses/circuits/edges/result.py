@@ -40,8 +40,7 @@ from probe.saving.results import Result
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
     from probe.patching.pairs import Pairs
 
@@ -160,7 +159,7 @@ class Edges(Result):
         """The best hundred edges by score."""
         return self.scores.to_df(top=min(100, self.scores.graph.edges))
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """magnitude, support: faithfulness by size. exact: the best edges' scores beside their exact effects."""
         from probe.analyses.circuits.edges.figures import curve_figure, exact_figure
 

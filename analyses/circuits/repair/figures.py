@@ -1,4 +1,4 @@
-"""The figure of a repair: the share of right answers under each condition, beside chance."""
+"""The plot of a repair: the share of right answers under each condition, beside chance."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from probe.analyses.circuits.repair.result import HEADS, NONE, REPAIR, RIGHT, TOKENS
-from probe.figures.style import BLUE, MUTED, ORANGE, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, MUTED, ORANGE
 
 if TYPE_CHECKING:
     from probe.analyses.circuits.repair.result import Repair
 
 LABELS = {
-    NONE: "as it is", REPAIR: "onto the wrong answers", HEADS: "random heads, onto the wrong answers",
+    NONE: "as it is", REPAIR: "onto the wrong answers", HEADS: "random heads,<br>onto the wrong answers",
     TOKENS: "onto random tokens", RIGHT: "onto the right answer",
 }  # fmt: skip
 
 
-def condition_figure(found: Repair) -> go.Figure:
-    """One row for each condition, one point for each draw, with Wilson intervals."""
+def condition_figure(found: Repair) -> Plot:
+    """Draw a row for each condition and a point for each draw, with Wilson intervals."""
     figure = go.Figure()
     for condition, label in LABELS.items():
         rows = found.conditions[found.conditions["condition"] == condition]
@@ -37,13 +38,13 @@ def condition_figure(found: Repair) -> go.Figure:
     figure.update_xaxes(title="right answer beats the other choices, share of prompts", range=[0, 1], tickformat=".0%")
     figure.update_yaxes(categoryorder="array", categoryarray=list(LABELS.values())[::-1])
     names = " ".join(map(str, found.heads))
-    figure = styled(
+    return Plot(
         figure,
-        title=f"{names} forced: {found.value(NONE):.0%} right become {found.value(REPAIR):.0%}",
-        subtitle=f"{found.target}, an oracle: the right answer says which are wrong; heads found on {found.source}; "
-        "dotted: chance",
-        width=900,
-        height=380,
+        headline=f"Forcing {names} onto the wrong answers changes the share of right answers from "
+        f"{found.value(NONE):.0%} to {found.value(REPAIR):.0%}",
+        reading=f"{found.target}. The intervention is an oracle: it knows which answers are wrong. The heads come from "
+        f"{found.source}. The dotted line is chance; bars are 95% intervals.",
+        width=640,
+        height=230,
+        lines=3 * len(LABELS),
     )
-    figure.update_layout(margin={"l": 230})
-    return figure

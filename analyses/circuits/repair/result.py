@@ -33,8 +33,7 @@ from probe.saving.results import Result
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
     from probe.patching.pairs import Pairs
 
@@ -101,7 +100,7 @@ class Repair(Result):
             "mechanism and no gain",
         )
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """repair: the share of right answers under each condition."""
         from probe.analyses.circuits.repair.figures import condition_figure
 

@@ -8,7 +8,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from probe.analyses.circuits.reuse.result import AGAIN, CONTROL, FIRST, SECOND
-from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION, coloured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
 SIDES = {FIRST: (0.0, "middle left"), SECOND: (1.0, "middle right")}
 
 
-def joined_circuits(found: Reuse) -> go.Figure:
-    """The k largest effects of each task on the logits, one line a head, by layer; joined where both tasks have it."""
+def joined_circuits(found: Reuse) -> Plot:
+    """Draw the k largest effects of each task on the logits by layer; a line joins a head that both tasks have."""
     rows = found.effects[found.effects["stage"] == "logits"].set_index("name")
     tops = {
         run: rows.loc[rows[run].abs().sort_values(ascending=False, kind="stable").index[: found.k]] for run in SIDES
@@ -56,13 +57,14 @@ def joined_circuits(found: Reuse) -> go.Figure:
         side="top",
     )  # fmt: skip
     figure.update_yaxes(title="earlier layers below, later above", showticklabels=False, showgrid=False, ticks="")
-    return styled(
+    return Plot(
         figure,
-        title=f"{found.tasks[FIRST]} and {found.tasks[SECOND]} share {len(shared)} of their {found.k} heads",
-        subtitle=f"largest effects on the logits; <span style='color:{BLUE}'>supports the answer</span>, "
-        f"<span style='color:{VERMILION}'>works against it</span>; joined: in both",
-        width=820,
-        height=180 + 40 * len(heads),
+        headline=f"{found.tasks[FIRST]} and {found.tasks[SECOND]} share {len(shared)} of their {found.k} heads",
+        reading=f"The largest effects on the logits: the head {coloured('supports the answer', BLUE)} or "
+        f"{coloured('works against it', VERMILION)}. A line joins a head that both tasks have.",
+        width=700,
+        height=40 * len(heads),
+        lines=round(1.3 * len(heads)),
     )
 
 
@@ -70,8 +72,8 @@ def _place(rows: pd.DataFrame, name: str) -> tuple[int, int]:
     return int(rows.loc[name, "layer"]), int(rows.loc[name, "head"])  # pyright: ignore[reportArgumentType]
 
 
-def scatter(found: Reuse) -> go.Figure:
-    """Every head's effect on the logits in both tasks."""
+def scatter(found: Reuse) -> Plot:
+    """Draw the effect of every head on the logits in one task against that in the other."""
     rows = found.effects[found.effects["stage"] == "logits"]
     shared = set(found.shared())
     largest = rows[[FIRST, SECOND]].abs().max(axis=1) >= 5
@@ -92,17 +94,18 @@ def scatter(found: Reuse) -> go.Figure:
     figure.update_xaxes(title=f"effect in {found.tasks[FIRST]}, % of gap")
     figure.update_yaxes(title=f"effect in {found.tasks[SECOND]}, % of gap")
     weighted = found.overlaps.query("stage == 'logits' and run == @SECOND")["weighted"].iloc[0]
-    return styled(
+    return Plot(
         figure,
-        title=f"Every head in both tasks: weighted overlap {weighted:.2f}",
-        subtitle=f"green: among the {found.k} largest effects of both",
-        width=700,
-        height=600,
+        headline=f"The effects of all heads in both tasks have a weighted overlap of {weighted:.2f}",
+        reading=f"{coloured('Green heads', GREEN)} are among the {found.k} largest effects of both tasks.",
+        width=600,
+        height=480,
+        lines=16,
     )
 
 
-def overlap_bars(found: Reuse) -> go.Figure:
-    """Shared heads and weighted overlap of each pair, by stage, with chance."""
+def overlap_bars(found: Reuse) -> Plot:
+    """Draw the shared heads and the weighted overlap of each pair of tasks, by stage, with chance."""
     stages = list(found.overlaps["stage"].unique())
     figure = make_subplots(cols=2, subplot_titles=[f"shared of the {found.k} largest", "weighted overlap"])
     looks = {SECOND: BLUE, AGAIN: GREEN, CONTROL: ORANGE}
@@ -121,12 +124,13 @@ def overlap_bars(found: Reuse) -> go.Figure:
     chance = float(found.overlaps["chance"].iloc[0])
     figure.add_hline(y=chance, line={"color": INK, "dash": "dot"}, row=1, col=1)  # pyright: ignore[reportArgumentType]
     figure.update_xaxes(title="stage")
-    figure = styled(
+    shared = found.overlaps[found.overlaps["stage"] == stages[0]].set_index("run")["shared"]
+    return Plot(
         figure,
-        title=f"What {found.tasks[FIRST]} shares with {found.tasks[SECOND]}, with itself, with {found.tasks[CONTROL]}",
-        subtitle=f"dotted: {chance:.1f} by chance",
-        width=900,
-        height=440,
+        headline=f"Of the {found.k} largest effects on the {stages[0]}, {found.tasks[FIRST]} shares "
+        f"{shared[SECOND]:.0f} with {found.tasks[SECOND]}, {shared[AGAIN]:.0f} with itself on other prompts, and "
+        f"{shared[CONTROL]:.0f} with {found.tasks[CONTROL]}",
+        reading=f"The dotted line is what chance gives: {chance:.1f} heads.",
+        width=800,
+        height=280,
     )
-    figure.update_layout(legend={"orientation": "h", "y": -0.28}, margin={"b": 110, "t": 110})
-    return figure

@@ -25,8 +25,7 @@ from probe.analyses.circuits.search.result import Circuit, Settings
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
 
 FIRST, SECOND, AGAIN, CONTROL = "first", "second", "again", "control"
@@ -92,7 +91,7 @@ class Reuse(Result):
             )
         return tuple(found)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """circuits: the two side by side, shared heads joined. scatter: every head's two effects. overlaps."""
         from probe.analyses.circuits.reuse.figures import joined_circuits, overlap_bars, scatter
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from probe.figures.heads import SIGNED_SCALE
-from probe.figures.style import BLUE, GRID, MUTED, ORANGE, VERMILION, styled
+from probe.figures.plot import Plot
+from probe.figures.style import BLUE, GRID, MUTED, ORANGE, SIGNED_SCALE, VERMILION, coloured
 from probe.heads import Head
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ PATHS = {
 }
 
 
-def circuit_figure(found: Circuit) -> go.Figure:
-    """One column for each stage, the logits at the right; a head's height is its layer, its size its effect."""
+def circuit_figure(found: Circuit) -> Plot:
+    """Draw a column for each stage, the logits at the right; a head's height is its layer, its size its effect."""
     stages = [stage for stage in reversed(PATHS) if stage in found.receivers]
     figure = go.Figure()
     kept = {stage: found.stage(stage).query("kept") for stage in stages}
@@ -66,18 +66,20 @@ def circuit_figure(found: Circuit) -> go.Figure:
         ticktext=[PATHS[stage] for stage in stages], range=[-0.5, sum(widths) - 0.3], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="layer")
-    return styled(
+    return Plot(
         figure,
-        title=f"{len(found.heads())} heads of {found.manifest.name} do {found.task}",
-        subtitle=f"size: effect on the logit difference; <span style='color:{BLUE}'>supports the answer</span>, "
-        f"<span style='color:{VERMILION}'>works against it</span>; lines: paths that were patched",
-        width=100 + 84 * sum(widths),
-        height=560,
+        headline=f"{len(found.heads())} heads of {found.manifest.name} do {found.task}",
+        reading=f"Size is the effect on the logit difference: the head {coloured('supports the answer', BLUE)} or "
+        f"{coloured('works against it', VERMILION)}. Lines are the paths that were patched.",
+        width=84 * sum(widths),
+        height=420,
+        lines=20,
+        least_width=64 * sum(widths),
     )
 
 
-def effect_map(found: Circuit) -> go.Figure:
-    """The effect of every head on the logits."""
+def effect_map(found: Circuit) -> Plot:
+    """Draw the effect of every head on the logits."""
     effects = found.percent("logits")
     most = float(effects.abs().max())
     layers, heads = effects.shape
@@ -89,7 +91,7 @@ def effect_map(found: Circuit) -> go.Figure:
             colorscale=SIGNED_SCALE,
             xgap=1,
             ygap=1,
-            colorbar={"title": "% of gap", "thickness": 14},
+            colorbar={"title": "% of gap"},
             text=[[str(Head(layer, head)) for layer in range(layers)] for head in range(heads)],
             hovertemplate="%{text}: %{z:+.1f} %<extra></extra>",
         )
@@ -97,18 +99,20 @@ def effect_map(found: Circuit) -> go.Figure:
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="head", autorange="reversed")
     first = found.stage("logits").iloc[0]
-    return styled(
+    return Plot(
         figure,
-        title=f"{first['name']} moves {abs(first['percent']):.0f} % of the logit difference of {found.task}",
-        subtitle=f"{found.manifest.name}: each head patched along its path to the logits, "
-        f"{len(found.manifest.prompts)} prompts",
-        width=980,
-        height=380,
+        headline=f"{first['name']} moves {abs(first['percent']):.0f} % of the logit difference of {found.task}",
+        reading=f"{found.manifest.name}: each head patched along its path to the logits, over "
+        f"{len(found.manifest.prompts)} prompts.",
+        width=28 * layers,
+        height=28 * heads,
+        lines=min(heads, 16) + 2,
+        keep=True,
     )
 
 
-def knockout_figure(found: Circuit) -> go.Figure:
-    """The logit difference with everything knocked out but the circuit, random circuits, or nothing."""
+def knockout_figure(found: Circuit) -> Plot:
+    """Draw the logit difference with everything knocked out but the circuit, random circuits, or nothing."""
     rows = found.tests[found.tests["test"] == "faithfulness"]
     figure = go.Figure()
     colours = {"whole model": MUTED, "nothing": MUTED, "circuit": BLUE, "random": ORANGE}
@@ -122,17 +126,16 @@ def knockout_figure(found: Circuit) -> go.Figure:
     figure.update_xaxes(title="logit difference, logits (mean over prompts, 95 % interval)")
     figure.update_yaxes(categoryorder="array", categoryarray=list(colours)[::-1])
     circuit, others = found.value("faithfulness", "circuit"), found.value("faithfulness", "random")
-    figure = styled(
+    fill = found.manifest.options["fill"]
+    out = "write what they write in the corrupted prompt" if fill == "corrupted" else f"are knocked out ({fill})"
+    return Plot(
         figure,
-        title=f"The circuit keeps {circuit:.0%} of the logit difference, random ones {others:.0%}",
-        subtitle=f"{found.task}: all heads but {len(found.heads())} write what they write in the corrupted prompt"
-        if found.manifest.options["fill"] == "corrupted"
-        else f"{found.task}: all heads but {len(found.heads())} are knocked out ({found.manifest.options['fill']})",
-        width=860,
-        height=340,
+        headline=f"The circuit keeps {circuit:.0%} of the logit difference, random ones {others:.0%}",
+        reading=f"{found.task}: all heads but {len(found.heads())} {out}.",
+        width=720,
+        height=200,
+        lines=2 * len(colours),
     )
-    figure.update_layout(margin={"l": 110})
-    return figure
 
 
 def _places(rows: pd.DataFrame, left: float) -> dict[str, tuple[float, float]]:

@@ -42,8 +42,7 @@ from probe.saving.results import Result
 from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
+    from probe.figures import Plot
     from probe.models import Model
     from probe.patching.pairs import Pairs
 
@@ -152,7 +151,7 @@ class Circuit(Result):
         kept = pd.concat([self.stage(name) for name in STAGES if name in set(self.effects["stage"])])
         return kept[kept["kept"]].reset_index(drop=True)
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """circuit: the kept heads by stage and layer. heads: effects on the logits. tests: the knock-outs, if any."""
         from probe.analyses.circuits.search.figures import circuit_figure, effect_map, knockout_figure
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from probe import Head, UsageError
 from probe.analyses.act import analysis, run
-from probe.analyses.act import result as act
+from probe.analyses.act import conditions as act
 from probe.analyses.act.analysis import ActAnalysis
 from probe.analyses.act.classification import Scorer, losses, sentiment
 from probe.analyses.act.gradient_filter import gradients
@@ -202,12 +203,12 @@ def test_the_table_is_by_split_and_loss(found):
 
 
 def test_figures_draw_every_condition_and_every_swept_head(found):
-    drawn = found.figures()
+    drawn: Any = found.figures()
     assert list(drawn) == ["conditions", "filter"]
-    points = [len(trace.x) for trace in drawn["conditions"].data]
+    points = [len(trace.x) for trace in drawn["conditions"].figure.data]
     assert sum(points) == 3 * len(found.conditions)
     heads = set(found.heads.dropna(subset=["effect"])["name"])
-    assert set(drawn["filter"].data[0].text) == heads
+    assert set(drawn["filter"].figure.data[0].text) == heads
     unswept = replace(found, heads=found.heads.assign(effect=float("nan")))
     assert list(unswept.figures()) == ["conditions"]
 
@@ -261,10 +262,11 @@ def test_the_settings_reach_the_intervention():
 
 
 def test_every_setting_and_every_example_names_another_run_folder(llama):
+    other = replace(EXAMPLES[0], answer=1 - EXAMPLES[0].answer)
     changed = [
-        {"variant": "paper"}, {"beta": 0.5}, {"heads": 2}, {"candidate_layers": range(3, 20)}, {"draws": 2}, {"sweep": 1},
-        {"rule": "absolute"}, {"threshold": 0.2}, {"min_rows": 2}, {"spare": "first-token"}, {"prefix": 5}, {"seed": 1},
-        {"examples": EXAMPLES[:-1]}, {"examples": [replace(EXAMPLES[0], answer=1 - EXAMPLES[0].answer), *EXAMPLES[1:]]},
+        {"variant": "paper"}, {"beta": 0.5}, {"heads": 2}, {"candidate_layers": range(3, 20)}, {"draws": 2},
+        {"sweep": 1}, {"rule": "absolute"}, {"threshold": 0.2}, {"min_rows": 2}, {"spare": "first-token"},
+        {"prefix": 5}, {"seed": 1}, {"examples": EXAMPLES[:-1]}, {"examples": [other, *EXAMPLES[1:]]},
     ]  # fmt: skip
     made = [str(identity(prepared(llama, **{"examples": EXAMPLES} | each), llama)) for each in ({}, *changed)]
     assert len(set(made)) == len(made)

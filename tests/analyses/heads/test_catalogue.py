@@ -93,7 +93,7 @@ def test_the_finding_follows_the_correlation(found: HeadCatalogue, planted: floa
     pair = other.correlation("induction", "retrieval")
     assert pair is not None and pair["pearson"] == pytest.approx(planted)
     assert f"correlate at .{round(100 * planted):02d}" in other.findings[0] and reading in other.findings[0]
-    assert reading in other.figures()["retrieval_induction"].to_dict()["layout"]["title"]["text"]
+    assert reading in other.figures()["retrieval_induction"].headline
 
 
 def test_a_saved_catalogue_reads_back(found: HeadCatalogue, tmp_path):

@@ -182,6 +182,6 @@ def test_the_map_shows_every_head_at_its_place(measured):
 
 
 def test_the_accuracy_map_counts_needles(measured):
-    cells = measured[0].figures()["accuracy"].data[0]
+    cells = measured[0].figures()["accuracy"].figure.data[0]
     assert [list(row) for row in cells.text] == [["2/2"]] * 3
     assert list(cells.x) == ["300"]

@@ -294,7 +294,7 @@ def test_a_bridge_that_is_there_already_becomes_the_door():
     plain = hf(ids).logits
     wanted = tiny("gpt2").run_with_stats(ids, stats=STATS)[1]
     bridge = build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config)
-    with pytest.raises(probe.UsageError, match="expected a tokenizer for the TransformerBridge: pass tokenizer="):
+    with pytest.raises(probe.UsageError, match="the TransformerBridge comes without a tokenizer: pass tokenizer="):
         probe.wrap(bridge)
     model = probe.wrap(bridge, tiny_tokenizer())
     assert model.lens is bridge and probe.wrap(bridge, tiny_tokenizer()).lens is bridge
@@ -325,9 +325,9 @@ def test_projections_that_do_not_add_up_to_the_fused_one_stay_with_the_bridge():
 def test_a_transformers_model_needs_its_tokenizer_and_nothing_else_is_taken():
     hf = build("llama")
     assert probe.wrap(hf, tiny_tokenizer()).hf is hf
-    with pytest.raises(probe.UsageError, match="expected a tokenizer"):
+    with pytest.raises(probe.UsageError, match="comes without a tokenizer"):
         probe.wrap(hf)
-    with pytest.raises(probe.UsageError, match="expected a transformers model, a TransformerLens bridge or an nnsight"):
+    with pytest.raises(probe.UsageError, match="give a transformers model, a TransformerLens bridge or an"):
         probe.wrap(torch.nn.Linear(2, 2), tiny_tokenizer())
 
 
@@ -338,6 +338,6 @@ def test_an_architecture_without_a_bridge_is_refused_by_name():
     hf = build("llama")
     hf.__class__ = Unknown
     model = probe.Model(hf, tiny_tokenizer())
-    with pytest.raises(probe.ProbeError, match=r"TransformerLens has no bridge for Unknown: use model\.nnsight"):
+    with pytest.raises(probe.ProbeError, match=r"has no bridge for Unknown: use model\.hf or model\.nnsight"):
         _ = model.lens
     assert hf.config._attn_implementation == "sdpa"

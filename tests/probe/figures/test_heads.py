@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from plotly.graph_objects import Figure
 
 from probe import Head
 from probe.analyses.heads.catalogue import correlation_table
+from probe.figures import Plot
 from probe.figures.heads import correlation_figure, map_figure, scatter_figure
 
 
-def drawn(figure: Figure) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+def drawn(plot: Plot) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The traces and the layout, as the page's script gets them."""
-    content = figure.to_dict()
+    content = plot.figure.to_dict()
     return content["data"], content["layout"]
 
 
@@ -26,7 +26,7 @@ def test_a_map_shows_layers_across_and_heads_down(layers: int, panels: int):
     torch.manual_seed(0)
     maps = {f"kind{index}": torch.rand(layers, 3) for index in range(panels)}
     maps["kind0"][1, 2] = torch.nan
-    traces, layout = drawn(map_figure(maps, title="title"))
+    traces, layout = drawn(map_figure(maps, headline="headline"))
     assert len(traces) == panels
     for trace, (kind, values) in zip(traces, maps.items(), strict=True):
         assert trace["z"][2][3] == pytest.approx(values[3, 2].item()) and trace["customdata"][2][3] == "L3H2"
@@ -38,7 +38,7 @@ def test_a_map_shows_layers_across_and_heads_down(layers: int, panels: int):
 
 def test_a_signed_score_has_a_scale_of_its_own():
     maps = {"sink": torch.rand(2, 2), "copying": torch.tensor([[-1.0, 1], [0, 0]])}
-    traces, layout = drawn(map_figure(maps, title="title"))
+    traces, layout = drawn(map_figure(maps, headline="headline"))
     assert [trace["coloraxis"] for trace in traces] == ["coloraxis", "coloraxis2"]
     assert (layout["coloraxis2"]["cmin"], layout["coloraxis2"]["cmax"]) == (-1, 1)
     assert (layout["coloraxis"]["cmin"], layout["coloraxis"]["cmax"]) == (0, 1)
@@ -47,7 +47,7 @@ def test_a_signed_score_has_a_scale_of_its_own():
 def test_a_scatter_marks_and_names_heads():
     x, y = torch.arange(6.0).view(2, 3) / 5, torch.arange(6.0).view(2, 3).flip(0) / 5
     marked = [Head(1, 2), Head(0, 1), Head(1, 0)]
-    traces, layout = drawn(scatter_figure(x, y, x_name="x", y_name="y", title="title", marked=marked, labels=2))
+    traces, layout = drawn(scatter_figure(x, y, x_name="x", y_name="y", headline="headline", marked=marked, labels=2))
     line, rest, coloured = traces
     assert list(line["x"]) == [0, 1] == list(line["y"])
     assert list(rest["customdata"]) == ["L0H0", "L0H2", "L1H1"]
@@ -61,7 +61,7 @@ def test_a_scatter_marks_and_names_heads():
 def test_labels_of_near_heads_do_not_lie_on_one_another():
     x = torch.full((1, 6), 0.5) + torch.arange(6.0) / 200
     marked = [Head(0, head) for head in range(6)]
-    _, layout = drawn(scatter_figure(x, x, x_name="x", y_name="y", title="title", marked=marked))
+    _, layout = drawn(scatter_figure(x, x, x_name="x", y_name="y", headline="headline", marked=marked))
     places = [(note["x"] * 480 + note["ax"], -note["y"] * 480 + note["ay"]) for note in layout["annotations"]]
     for index, (ax, ay) in enumerate(places):
         assert all(abs(ax - bx) > 12 or abs(ay - by) > 12 for bx, by in places[:index])

@@ -22,7 +22,7 @@ from probe.interventions import (
     Redistribute,
     ScaleHeads,
 )
-from probe.interventions.base import AttentionCall
+from probe.interventions.call import AttentionCall
 from probe.interventions.redistribution import log_factors, redistribute
 from probe.kernels.contract import Mask, Request
 from tests.probe.architectures import VOCAB, build
@@ -224,25 +224,23 @@ def test_mean_pruning_of_what_is_constant_changes_nothing(hf):
             assert torch.equal(hf(input_ids=prompt).logits, constant)
 
 
-# --- refusals and records --------------------------------------------------------------------------------------------
-
 Z = HeadOutputs({0: torch.zeros(1, 4, 20, 12), 1: torch.zeros(1, 4, 20, 12)})
 
 
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: Redistribute([(0, 0)], sources=[20]), r"sources: the prompt has positions 0\.\.19, got 20"),
-        (lambda: Redistribute([(0, 0)], sources=[1], recipients=[25]), "recipients: the prompt has positions"),
-        (lambda: Redistribute([(0, 0)], sources=[1], recipients=[1, 2]), r"source and recipient, got \[1\]"),
+        (lambda: Redistribute([(0, 0)], sources=[20]), r"sources must lie in the prompt's positions 0\.\.19, got 20"),
+        (lambda: Redistribute([(0, 0)], sources=[1], recipients=[25]), "recipients must lie in the prompt's positions"),
+        (lambda: Redistribute([(0, 0)], sources=[1], recipients=[1, 2]), r"must not share a position, got \[1\]"),
         (lambda: Redistribute([(0, 0)], sources=[]), "sources must be positions"),
         (lambda: Redistribute([(0, 0)], sources=[1], kept=1.5), "kept must be a share from 0 to 1, got 1.5"),
         (lambda: CalibrateSinks([(0, 0)], beta=-1), "beta must be a share"),
         (lambda: CalibrateSinks([(0, 0)], rule="largest"), "rule must be one of absolute"),
         (lambda: CalibrateSinks([(0, 0)], spare="none"), "spare must be"),
         (lambda: CalibrateSinks([(0, 0)], prefix=0), "prefix must be at least 1"),
-        (lambda: CalibrateSinks([(0, 0)], prefix=21), "prefix asks for 21 positions and the prompt has 20"),
-        (lambda: CalibrateSinks([(0, 0)], min_rows=21), "the prompt has 20 tokens, too few to find sinks"),
+        (lambda: CalibrateSinks([(0, 0)], prefix=21), "prefix is 21 positions and the prompt has 20"),
+        (lambda: CalibrateSinks([(0, 0)], min_rows=21), "the prompt has 20 tokens, too few to detect sinks"),
         (lambda: ForceAttention([(0, 0)], queries=[5], keys=[6]), "query 5 cannot be forced to attend to key 6"),
         (lambda: ForceAttention([(0, 0)], queries=[5], keys=[30]), "query 5 cannot be forced to attend to key 30"),
         (lambda: ForceAttention([(0, 0)], queries=[5], keys=[1, 1]), "keys must differ"),
@@ -251,12 +249,18 @@ Z = HeadOutputs({0: torch.zeros(1, 4, 20, 12), 1: torch.zeros(1, 4, 20, 12)})
         (lambda: ForceAttention([(0, 0)], queries=[5], keys=[-1]), "keys must be positions"),
         (lambda: ForceAttention([(0, 0)], queries=[[5], [6]], keys=[1]), "given for 2 texts and the batch has 1"),
         (lambda: ForceAttention([(0, 0)], queries=[[5], [6]], keys=[[1]] * 3), "one list for each text"),
-        (lambda: ForceAttention([(0, 0)], queries=[[5], [6, 7]], keys=[1]), "as many queries in each text"),
+        (
+            lambda: ForceAttention([(0, 0)], queries=[[5], [6, 7]], keys=[1]),
+            "the same number of queries in each text",
+        ),
         (lambda: ScaleHeads([(0, 0)], torch.ones(2)), "gates must be one for each of 1 heads"),
-        (lambda: PatchHeads([(2, 0)], Z), r"layer 2 is not among the recorded outputs of layers \[0, 1\]"),
+        (lambda: PatchHeads([(2, 0)], Z), r"layer 2 were not recorded, only those of layers \[0, 1\]"),
         (lambda: PatchHeads([(0, 0)], Z, positions=[20]), r"positions must lie in the source's 0\.\.19"),
         (lambda: PatchHeads([(0, 0)], HeadOutputs({0: torch.zeros(1, 4, 9, 12)})), "the source has 9 tokens"),
-        (lambda: PatchHeads([(0, 0)], HeadOutputs({0: torch.zeros(3, 4, 20, 12)})), "does not fit"),
+        (
+            lambda: PatchHeads([(0, 0)], HeadOutputs({0: torch.zeros(3, 4, 20, 12)})),
+            "the source from the same model",
+        ),
         (lambda: Blend(CalibrateSinks([(1, 3)]), torch.zeros(2, 3)), r"gates must be \[layers, heads\] of the model"),
         (lambda: Blend(CalibrateSinks([(1, 3)]), torch.zeros(4)), "gates must be"),
         (lambda: PruneHeads([(0, 0)], fill="mean"), "needs reference"),
@@ -346,5 +350,5 @@ def test_the_shortest_text_of_a_batch_must_be_long_enough(hf):
     batch, calibrate = ids(20).repeat(2, 1), CalibrateSinks([(0, 1)], min_rows=6)
     with torch.no_grad(), engaged(hf, interventions=(calibrate,)):
         hf(input_ids=batch)
-        with pytest.raises(UsageError, match="the prompt has 5 tokens, too few to find sinks in with min_rows=6"):
+        with pytest.raises(UsageError, match="the prompt has 5 tokens, too few to detect sinks with min_rows=6"):
             hf(input_ids=batch, attention_mask=mask)

@@ -143,12 +143,12 @@ def test_the_initial_token_is_the_first_that_is_not_padding():
     [
         (
             {"rule": "relative"},
-            "expected a sink rule among absolute, alpha_over_n, alpha_times_uniform, got 'relative'",
+            "the sink rule must be one of absolute, alpha_over_n, alpha_times_uniform, got 'relative'",
         ),
-        ({"threshold": 0.0}, "expected a sink threshold above 0, got 0.0"),
-        ({"threshold": math.nan}, "expected a sink threshold above 0, got nan"),
-        ({"min_rows": 0}, "expected min_rows of at least 1, got 0"),
-        ({"rule": "alpha_times_uniform", "window": 0}, "expected a window of at least 1 key, got 0"),
+        ({"threshold": 0.0}, "the sink threshold must be above 0, got 0.0"),
+        ({"threshold": math.nan}, "the sink threshold must be above 0, got nan"),
+        ({"min_rows": 0}, "min_rows must be at least 1, got 0"),
+        ({"rule": "alpha_times_uniform", "window": 0}, "window must be at least 1 key, got 0"),
     ],
 )
 def test_mistakes_are_one_line(options, words):

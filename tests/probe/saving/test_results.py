@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from probe.errors import ProbeError
-from probe.figures.pages import save_figures, save_pictures
+from probe.errors import ProbeError, UsageError
+from probe.figures import Plot
+from probe.figures.pages import save_figures
+from probe.figures.pictures import save_pictures
 from probe.heads import Head
 from probe.saving.manifest import SCHEMA, Manifest
 from probe.saving.old_runs import RunFolder, carry_out
@@ -35,9 +37,10 @@ class Finding(Result):
     def to_df(self) -> pd.DataFrame:
         return pd.DataFrame({"head": [str(head) for head in self.best], "<score>": [0.5] * len(self.best)})
 
-    def figures(self) -> dict[str, go.Figure]:
-        figure = go.Figure(go.Heatmap(z=self.score.float().tolist()), layout={"title": "map of ünïcode"})
-        return {"map": figure, "curve": go.Figure(go.Scatter(y=[3, 2, 1]))}
+    def figures(self) -> dict[str, Plot]:
+        figure = go.Figure(go.Heatmap(z=self.score.float().tolist()))
+        curve = go.Figure(go.Scatter(y=[3, 2, 1]))
+        return {"map": Plot(figure, headline="map of ünïcode"), "curve": Plot(curve, headline="A curve falls")}
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Other(Result):
     def to_df(self) -> pd.DataFrame:
         return pd.DataFrame({"value": [self.value]})
 
-    def figures(self) -> dict[str, go.Figure]:
+    def figures(self) -> dict[str, Plot]:
         return {}
 
 
@@ -168,19 +171,20 @@ def test_a_folder_cannot_name_a_module_to_import(tmp_path, monkeypatch):
 
 
 def test_figure_pages_need_no_network(tmp_path):
-    save_figures(finding().figures(), tmp_path)
+    save_figures(finding().figures(), tmp_path, caption="llama")
     page = (tmp_path / "map.html").read_text(encoding="utf-8")
     assert 'src="plotly.min.js"' in page and "map of" in page
     assert page.count("src=") == 1 and "https://cdn" not in page
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
 
 
-def test_pictures_are_pngs_of_the_figure_s_size_or_none_at_all(tmp_path, monkeypatch):
-    wide = go.Figure(go.Bar(y=[1, 2]), layout={"width": 640, "height": 300})
+def test_pictures_are_pngs_of_the_notebook_s_size_or_none_at_all(tmp_path, monkeypatch):
+    wide = Plot(go.Figure(go.Bar(y=[1, 2])), headline="Two bars", width=640, height=300)
+    layout = wide.notebook().to_dict()["layout"]
     for path in save_pictures({"wide": wide}, tmp_path, scale=1):
         content = path.read_bytes()
         assert path.parent == tmp_path and content.startswith(b"\x89PNG")
-        assert struct.unpack(">II", content[16:24]) == (640, 300)
+        assert struct.unpack(">II", content[16:24]) == (layout["width"], layout["height"])
     monkeypatch.setenv("BROWSER_PATH", str(tmp_path / "no-browser"))
     assert save_pictures(finding().figures(), tmp_path / "none") == []
     assert list((tmp_path / "none").iterdir()) == []
@@ -251,7 +255,10 @@ def test_short_and_html_forms():
 
 
 def test_plot_is_the_first_figure():
-    assert finding().plot().to_dict()["layout"]["title"]["text"] == "map of ünïcode"
+    assert finding().plot().to_dict()["layout"]["title"]["text"] == "<b>map of ünïcode</b>"
+    assert finding().plot("curve").to_dict()["layout"]["title"]["text"] == "<b>A curve falls</b>"
+    with pytest.raises(UsageError, match=r"expected one of the plots map, curve, got .maps."):
+        finding().plot("maps")
 
 
 def test_a_result_is_not_hashable():

@@ -22,17 +22,18 @@ def curve(answer: float, *, draws: int = 2) -> CircuitCurve:
     )  # fmt: skip
 
 
-def test_title_lines_and_errors():
-    figure: Any = curve_figure(curve(0.9), name="IOI, tiny")
-    assert "<b>10 % of the edges keep nine tenths of the answer: IOI, tiny</b>" in figure.layout.title.text
+def test_headline_lines_and_errors():
+    plot = curve_figure(curve(0.9), name="IOI, tiny")
+    figure: Any = plot.figure
+    assert plot.headline == "10 % of the edges keep nine tenths of the answer: IOI, tiny"
     assert [trace.showlegend for trace in figure.data] == [True, False, None]
     assert list(figure.data[0].y) == [0, 0, 1] and figure.data[2].y == pytest.approx((0, 0.95, 1))
     # at 10 %: differences 4.5 and 2.7, sd 1.2728, over the root of 2 and the gap of 8, twice
     assert figure.data[2].error_y.array[1] == pytest.approx(2 * 1.2728 / 2**0.5 / 8, abs=1e-4)
-    assert "CPR .920, CMD .070" in figure.layout.title.text  # .475 x .09 + .975 x .9
+    assert "CPR .920, CMD .070" in plot.reading  # .475 x .09 + .975 x .9
 
 
 def test_without_a_smaller_circuit_it_says_so():
-    figure: Any = curve_figure(curve(0.5, draws=0), name="IOI")
-    assert "<b>100 % of the edges keep" not in figure.layout.title.text
-    assert "No circuit smaller than the model keeps nine tenths" in figure.layout.title.text and len(figure.data) == 1
+    plot = curve_figure(curve(0.5, draws=0), name="IOI")
+    assert "100 % of the edges keep" not in plot.headline
+    assert "No circuit smaller than the model keeps nine tenths" in plot.headline and len(plot.figure.data) == 1

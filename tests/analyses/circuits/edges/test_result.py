@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -66,11 +67,11 @@ def test_progress_and_a_finished_run(found, llama, monkeypatch):
 
 def test_pictures_name_what_they_show(found):
     result, _, _ = found
-    drawn = result.figures()
+    drawn: Any = result.figures()
     assert list(drawn) == ["magnitude", "support", "exact"]
-    points = drawn["exact"].data[1]
+    points = drawn["exact"].figure.data[1]
     assert list(points.y) == result.exact["percent"].tolist() and list(points.x) == result.exact["exact"].tolist()
-    assert "correlate at" in drawn["exact"].layout.title.text and len(result.to_df()) == 100
+    assert "correlate at" in drawn["exact"].headline and len(result.to_df()) == 100
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -105,9 +106,9 @@ def test_progress_and_a_finished_run(found, llama, monkeypatch):
 
 def test_pictures_name_what_they_show(found):
     result, _, _ = found
-    drawn = result.figures()
-    assert list(drawn) == ["circuit", "heads", "tests"] and "L23H3" in drawn["heads"].layout.title.text
-    texts = [text for trace in drawn["circuit"].data if trace.text is not None for text in trace.text]
+    drawn: Any = result.figures()
+    assert list(drawn) == ["circuit", "heads", "tests"] and "L23H3" in drawn["heads"].headline
+    texts = [text for trace in drawn["circuit"].figure.data if trace.text is not None for text in trace.text]
     assert sorted(texts) == sorted(result.to_df()["name"])
 
 

@@ -1,0 +1,33 @@
+"""Hooks that last as long as a context: they are removed at its end, whatever happens inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+
+
+@contextmanager
+def installed(*handles: RemovableHandle) -> Iterator[None]:
+    """Keep hooks that were just registered until the context ends, and remove them then."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def first(output: Any) -> Any:
+    """Return the hidden states of a module's output, which many modules give as the first part of a tuple."""
+    return output[0] if isinstance(output, tuple) else output
+
+
+def with_first(output: Any, states: Any) -> Any:
+    """Return a module's output with other hidden states."""
+    return (states, *output[1:]) if isinstance(output, tuple) else states
+
+
+class Stop(Exception):
+    """A hook raises this to end the run of a layer early."""

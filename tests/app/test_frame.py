@@ -1,0 +1,128 @@
+"""The frame of commands, on an analysis of forty lines: everything but these lines comes from the frame."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import probe
+from probe.saving.results import Result
+from probe.saving.runs import read_prompts
+from tests.app.toy_parts import ANALYSIS, SETTINGS
+
+ROOT = Path(__file__).parents[2]
+MAIN = """
+import sys
+sys.path.insert(0, {folder!r})
+import probe.analyses
+probe.analyses.TABLE["toy"] = "toy.analysis:Toy"
+from probe.app.cli import main
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """Run the command line with the toy in the table, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("user")
+    package = folder / "toy"
+    package.mkdir()
+    (package / "settings.py").write_text(SETTINGS)
+    (package / "analysis.py").write_text(ANALYSIS)
+    code = MAIN.format(folder=str(folder))
+
+    def start(*arguments: str, **options) -> subprocess.Popen[str]:
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        command = [sys.executable, "-c", code, *arguments]
+        return subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+        )
+
+    start.folder = folder  # type: ignore[attr-defined]
+    return start
+
+
+def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+def test_forty_lines_are_a_whole_analysis():
+    lines = [line for text in (SETTINGS, ANALYSIS) for line in text.splitlines() if line.strip()]
+    assert len([line for line in lines if not line.startswith('"""')]) <= 50
+
+
+def test_help_says_what_the_settings_say(toy):
+    status, out, _ = finished(toy("toy", "--help"))
+    assert status == 0
+    text = " ".join(out.split())
+    assert "How sharp is the attention of each head?" in text
+    assert "How many prompts to read (default: 3)" in text
+    for option in ("--model", "--out", "--preset", "--top", "--layers", "--dry-run", "--json", "--quiet", "--seed"):
+        assert option in text
+
+
+def test_a_dry_run_measures_nothing(toy):
+    status, out, _ = finished(toy("toy", "--dry-run", "--out", "dry"))
+    assert status == 0 and "3 units" in out
+    assert not (toy.folder / "dry").exists()
+
+
+def test_a_wrong_setting_is_one_line_and_status_2(toy):
+    for arguments, message in (
+        (("--prompts", "0"), "probe: --prompts: expected at least 1, got 0\n"),
+        (("--preset", "slow"), "probe: Invalid value for '--preset'"),
+        (("--layers", "99"), "probe: --layers: llama has layers 0..29, got 99\n"),
+    ):
+        status, _, err = finished(toy("toy", *arguments))
+        assert status == 2 and err.startswith(message) and err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy):
+    whole = finished(toy("toy", "--out", "whole", "--json"))
+    assert whole[0] == 0, whole[2]
+    content = json.loads(whole[1])
+    assert content.keys() == {"settings", "manifest", "findings", "tables", "scores", "figures"}
+    assert content["settings"] == {"seed": 0, "prompts": 3, "pause": 0.0}
+    assert content["findings"][0]["verdict"] == "holds"
+    assert content["scores"]["sharp"]["unit"] == "share" and len(content["scores"]["sharp"]["values"]) == 30
+    assert Path(toy.folder / content["figures"]["layers"]).exists()
+    assert content["manifest"]["passes"] > 0 and content["manifest"]["outside"] > 0
+
+    process = toy("toy", "--out", "killed", "--pause", "1")
+    lines = toy.folder / "killed" / "units.jsonl"
+    while not lines.exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    kept = lines.read_bytes().count(b"\n")
+    assert 1 <= kept < 3
+    status, out, err = finished(toy("toy", "--out", "killed", "--pause", "1"))
+    assert status == 0, err
+    assert "Claims that this run tests:" in out and "holds: Heads look at one key" in out
+    seconds = [json.loads(line)["seconds"] for line in lines.read_text().splitlines()]
+    assert len(seconds) == 3
+    again = json.loads(finished(toy("toy", "--out", "killed", "--pause", "1", "--json"))[1])
+    assert again["tables"] == content["tables"] and again["scores"] == content["scores"]
+    assert [len(prompt["ids"]) for prompt in read_prompts(toy.folder / "killed")] == [8, 8, 8]
+
+    status, _, err = finished(toy("toy", "--out", "killed", "--prompts", "2"))
+    assert status == 2 and "prompts: expected 3, got 2" in err
+
+    sys.path.insert(0, str(toy.folder))
+    try:
+        importlib.import_module("toy.analysis")
+        run = probe.open(toy.folder / "killed")
+        assert list(run) == ["toy"] and run.settings["prompts"] == 3 and len(run.prompts()) == 3
+        assert run.result == Result.load(toy.folder / "whole")
+        assert "figures layers" in repr(run)
+    finally:
+        sys.path.remove(str(toy.folder))
