@@ -1,4 +1,4 @@
-"""probe: which attention heads of a transformer do something, what they do, and what happens when they are changed."""
+"""probe measures which attention heads of a transformer do something, what they do, and what follows if they change."""
 
 from __future__ import annotations
 

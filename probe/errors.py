@@ -1,6 +1,6 @@
 """Which errors can a user mend? A message of these classes is one line: what is wrong, where, and what to do.
 
-The command line prints such a message alone. Any other exception is a fault of this library and shows its traceback.
+The command line prints this message alone. Any other exception is a fault of this library and shows its traceback.
 """
 
 

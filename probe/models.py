@@ -127,9 +127,9 @@ class Model:
         """Return the number format of the model's weights."""
         return self.hf.dtype
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
-        """Return the SHA-256 of the weights in hex: of the files that they came from, else of the parameters."""
+        """Return the SHA-256 of the weights in hex: of the files that they came from, else of the parameters now."""
         return weights_hash(self.hf, self.source)
 
     @cached_property

@@ -1,9 +1,11 @@
-"""The shape of the project: import directions, names, links, and life beside Hugging Face's `kernels`."""
+"""Imports point one way between folders and rooms and run in no circle; names, links, and a stand-in for `kernels`."""
 
 import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,24 @@ import probe
 ROOT = Path(__file__).parent.parent
 ORDER = ("kernels", "probe", "analyses", "benchmarks", "app")
 """Each folder may import itself and those before it."""
+
+ROOMS = {
+    "interventions": (),
+    "engine": ("interventions",),
+    "patching": ("interventions", "engine"),
+    "edges": ("interventions", "engine", "patching"),
+    "doors": ("interventions", "engine"),
+    "saving": ("figures",),
+    "figures": ("saving",),
+    "loading": ("saving",),
+}
+"""The rooms of probe/, each with the other rooms that it may import."""
+
+BELOW_MODELS = ("interventions", "engine", "patching", "edges", "loading", "saving", "figures")
+"""The rooms that `probe.models` stands on; they may name it in annotations alone."""
+
+CIRCLES: dict[frozenset[str], str] = {}
+"""Circles between modules that are allowed, each with its reason."""
 
 
 def sources(folder: str) -> list[Path]:
@@ -24,16 +44,63 @@ def sources(folder: str) -> list[Path]:
     return files
 
 
-def imports(path: Path) -> set[str]:
-    """The modules that a file imports, in functions and for type checking too."""
+def statements(tree: ast.AST, *, annotations: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Import statements, in functions too; under `if TYPE_CHECKING:` only where `annotations` asks for them."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
+        elif isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            yield from statements(ast.Module(node.body if annotations else node.orelse, []), annotations=annotations)
+        else:
+            yield from statements(node, annotations=annotations)
+
+
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports(path: Path, *, annotations: bool = True) -> set[str]:
+    """The modules and names that a file imports, in functions too."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in statements(parsed(path.resolve()), annotations=annotations):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path}: relative import"
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
     return found
+
+
+def module(path: Path) -> str:
+    """The name under which a file is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("probe" if parts[0] != "probe" else "", *parts)).strip(".").removesuffix(".__init__")
+
+
+@cache
+def graph(*, annotations: bool = False) -> dict[str, set[str]]:
+    """Each module of the project, with the modules of the project that it imports."""
+    paths = {module(path): path for folder in ORDER for path in sources(folder)}
+    found: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        wanted = imports(path, annotations=annotations)
+        found[name] = {each if each in paths else each.rpartition(".")[0] for each in wanted} & paths.keys() - {name}
+    return found
+
+
+def circles(of: dict[str, set[str]]) -> set[frozenset[str]]:
+    """The strongly connected components of more than one module: modules that reach one another."""
+    reached: dict[str, set[str]] = {}
+    for start in of:
+        seen, waiting = {start}, [start]
+        while waiting:
+            new = of[waiting.pop()] - seen
+            seen |= new
+            waiting += new
+        reached[start] = seen
+    groups = {frozenset(other for other in reached[name] if name in reached[other]) for name in of}
+    return {group for group in groups if len(group) > 1}
 
 
 def layer(module: str) -> str | None:
@@ -58,6 +125,55 @@ def test_a_wrong_direction_would_be_seen(tmp_path):
     path = tmp_path / "kernel.py"
     path.write_text("def f():\n    from probe.app.cli import main\n    import probe.models\n")
     assert {layer(module) for module in imports(path)} == {"app", "probe"}
+
+
+def test_every_room_says_in_three_sentences_at_most_what_belongs_there():
+    folders = {path.parent for path in sources("probe")} - {ROOT / "probe"}
+    assert {folder.name for folder in folders} == ROOMS.keys()
+    for folder in folders:
+        told = ast.get_docstring(parsed(folder / "__init__.py"))
+        assert told, folder.name
+        assert 1 <= len(told.replace("\n", " ").split(". ")) <= 3, folder.name
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_import_one_another_one_way(room):
+    for path in (ROOT / "probe" / room).rglob("*.py"):
+        entered = {name.split(".")[1] for name in imports(path) if name.count(".") > 1 and layer(name) == "probe"}
+        wrong = entered & ROOMS.keys() - {room, *ROOMS[room]}
+        assert not wrong, f"{path.relative_to(ROOT)} imports from {sorted(wrong)}"
+        if room in BELOW_MODELS:
+            needed = imports(path, annotations=False)
+            assert not any(name.startswith("probe.models") for name in needed), f"{path.relative_to(ROOT)}: models"
+
+
+@pytest.mark.parametrize("folder", ORDER)
+def test_no_modules_import_one_another_in_a_circle(folder):
+    found = {group for group in circles(graph()) if folder in {layer(name) for name in group}}
+    new = [sorted(group) for group in found - CIRCLES.keys()]
+    assert not new, f"circles: {new}"
+    gone = [sorted(group) for group in CIRCLES.keys() - found if folder in {layer(name) for name in group}]
+    assert not gone, f"no circle any more, take it off the list: {gone}"
+
+
+def test_circles_are_seen(tmp_path):
+    modules = {"a": {"b"}, "b": {"c", "d"}, "c": {"a"}, "d": set(), "e": {"a"}, "f": {"g"}, "g": {"f"}}
+    assert circles(modules) == {frozenset("abc"), frozenset("fg")}
+    path = tmp_path / "late.py"
+    path.write_text(
+        "if TYPE_CHECKING:\n    import probe.heads\nelse:\n    import probe.errors\ndef f():\n    import torch\n"
+    )
+    assert imports(path, annotations=False) == {"probe.errors", "torch"}
+    assert imports(path) == {"probe.heads", "torch"}
+
+
+def test_the_graph_knows_packages_modules_and_names():
+    found = graph()
+    assert "probe.interventions.call" in found["probe.engine.attention"]  # a name of a module
+    assert "probe.interventions" in found and "probe.engine.decoding" in found["probe.models"]  # a module of a package
+    assert "probe.doors.lens" in found["probe.models"]  # inside a function
+    assert "probe.models" not in found["probe.patching.pairs"]
+    assert "probe.models" in graph(annotations=True)["probe.patching.pairs"]
 
 
 def test_kernels_need_torch_and_triton_only():

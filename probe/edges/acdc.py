@@ -1,23 +1,24 @@
-"""ACDC: edges are cut one by one, from the logits backwards, for as long as the model's answer does not mind.
+"""Which edges does an answer need? ACDC cuts edges one by one and keeps a cut if the answer hardly changes.
 
-Conmy et al. 2023, algorithm 1. Receivers are visited in reverse order, and at each its senders, the latest first. An
-edge stays cut if that raises the divergence from the whole model by less than tau:
+The method is algorithm 1 of Conmy et al. 2023. Receivers are visited in reverse order, from the logits to the first
+layer, and the senders of a receiver from the latest to the earliest. A cut is kept if it raises the divergence from the
+whole model by less than tau. The divergence is one of
 
-    kl           mean over prompts of KL(whole model || circuit) over the next token
+    kl           mean over prompts of KL(whole model || circuit) over the next token, in nats
     difference   mean fall of the logit difference, in logits
 
-A receiver that nobody hears any more is dropped without a run, which cannot change anything. Runs begin at the layer of
-the receiver: what is written before it is decided by edges that were not visited yet.
+If no kept edge leaves a head or an MLP, its receivers are cut off without a run, because they cannot change the answer.
+A run begins at the layer of its receiver, because earlier layers are decided by edges that come later in the search.
 
-One run for each of a model's edges is out of reach for all but small models, so say less: `unit` "block" cuts all edges
-between two blocks at once (the embedding, a layer's attention, a layer's MLP, the logits), `layers` visits the
-receivers of these layers alone, and `within` begins from a circuit, such as the best edges by EAP-IG. `acdc_cost` says
-beforehand how many runs there can be at most.
+The search costs one run for each edge, which is too slow for all but small models. Three options make it smaller:
+`unit` "block" cuts all edges between two blocks at once (the embedding, a layer's attention, a layer's MLP, the
+logits); `layers` visits only the receivers of some layers; `within` begins from a circuit, such as the best edges by
+EAP-IG. `acdc_cost` returns the largest possible number of runs beforehand.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,15 +31,15 @@ from probe.edges.sides import batch_size
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.patching.pairs import Pairs
+from probe.patching.runs import Progress
 
 Metric = Literal["kl", "difference"]
 Unit = Literal["edge", "block"]
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class AcdcCost:
-    """The most that a search can cost: `runs`, which are as much work as so many whole `forwards` with edges cut."""
+    """The largest cost of a search: `runs`, and `forwards`, the number of whole forward passes with the same work."""
 
     runs: int
     forwards: float
@@ -46,7 +47,7 @@ class AcdcCost:
 
 @dataclass(frozen=True, eq=False)
 class Acdc:
-    """What a search found. divergence: from the whole model, in the metric's units. runs: how many it took."""
+    """The circuit that a search kept. divergence: from the whole model, in the metric's unit. runs: their number."""
 
     circuit: EdgeCircuit
     divergence: float
@@ -59,7 +60,7 @@ class Acdc:
 def acdc_cost(
     graph: Graph, *, unit: Unit = "edge", layers: Sequence[int] | None = None, within: EdgeCircuit | None = None
 ) -> AcdcCost:
-    """What `acdc` with these options costs for each batch of prompts, if no receiver falls silent."""
+    """Return what `acdc` with these options costs for each batch of prompts if every receiver needs its runs."""
     kept = graph.exists if within is None else within.kept
     starts = [graph.layer_of(rows.start) for rows, columns in _groups(graph, unit, layers) if kept[rows, columns].any()]
     return AcdcCost(len(starts), sum(graph.layers - start for start in starts) / graph.layers)
@@ -77,10 +78,12 @@ def acdc(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Acdc:
-    """The circuit that is left when every edge whose cut raises the divergence by less than `tau` is cut.
+    """Return the circuit that is left when every edge whose cut raises the divergence by less than `tau` is cut.
 
-    layers: whose receivers are visited; the number of layers stands for the logits. None visits all. progress: called
-    with (groups of edges visited, groups there are). Raises UsageError for an unknown metric, unit or layer.
+    metric, unit, within: see the module docstring. layers: the layers whose receivers are visited; the number of layers
+    stands for the logits, and None visits all. batch: number of prompts that run at once; None takes what fits in 1 GB
+    of float32. progress: called with (groups of edges visited, groups planned). Raises UsageError for an unknown
+    metric, unit or layer.
     """
     if metric not in ("kl", "difference"):
         raise UsageError(f"metric must be 'kl' or 'difference', got {metric!r}")
@@ -103,7 +106,7 @@ def acdc(
 
 
 class _Search:
-    """All prompts, ready for runs that begin at a layer; divergences are means over prompts."""
+    """All prompts, ready for runs that begin at a layer. Divergences are means over prompts."""
 
     def __init__(self, wiring: Wiring, pairs: Pairs, metric: Metric, batch: int | None) -> None:
         self.metric, self.prompts, self.runs = metric, len(pairs), 0
@@ -114,13 +117,14 @@ class _Search:
         self.changes: list[Tensor] = []
 
     def begin(self, kept: Tensor) -> float:
-        """The divergence of the circuit that the search starts from."""
+        """Return the divergence of the circuit that the search starts from."""
         for part in self.parts:
             self.whole.append(part.logits(self.exists))
             self.changes.append(part.run(kept)[1])
         return self.divergence(kept, start=0)
 
     def divergence(self, kept: Tensor, *, start: int) -> float:
+        """Return the divergence of the circuit `kept` from the whole model, by runs that begin at layer `start`."""
         self.runs += 1
         total = 0.0
         for part, whole, changes in zip(self.parts, self.whole, self.changes, strict=True):
@@ -135,7 +139,7 @@ class _Search:
 
 
 def _groups(graph: Graph, unit: Unit, layers: Sequence[int] | None) -> list[tuple[slice, slice]]:
-    """Receivers and senders whose edges are cut together, in the order in which they are visited."""
+    """Return the receivers and senders whose edges are cut together, in the order in which they are visited."""
     if unit not in ("edge", "block"):
         raise UsageError(f"unit must be 'edge' or 'block', got {unit!r}")
     if layers is not None and (wrong := [layer for layer in layers if not 0 <= layer <= graph.layers]):

@@ -1,21 +1,25 @@
-"""Edge attribution patching (EAP) and its integrated form (EAP-IG): all edges from a few passes.
+"""What would cutting each edge do? Edge attribution patching estimates it for all edges from a few passes.
 
-EAP (Syed et al. 2023) takes the logit difference for a linear function of each receiver's input,
+EAP (Syed et al. 2023) treats the logit difference LD as a linear function of each receiver's input,
 
     score(u -> v) = sum over positions of (write of u, corrupted - write of u, clean) . d LD / d (input of v),
 
-the gradient taken in the clean run: exact for an edge in the limit of a small change. EAP-IG (Hanna et al. 2024,
-"inputs") averages the gradient over runs whose embeddings lie between the corrupted e' and the clean e, at
-e' + t (e - e'). Which t is a choice: `points` "left" takes k/m for k = 0..m-1, as hannamw/EAP-IG's code (the corrupted
-end included, the clean left out), "right" k = 1..m, as the paper's formula (the clean end included), "midpoint"
-(k - 1/2)/m. Midpoint is the default: it favours neither end, and of the three its sums come closest to what they must
-be (five points on 20 IOI prompts of the packaged model: the edges out of the embedding, which sum to the gap for many
-points, sum to 101 % of it, left to 97 %, right to 98 %; with exact effects of 30 of the best edges all three correlate
-at 0.98, EAP at 0.49). Where attention is saturated, too few points can be worse than none. EAP is "right" with 1 step.
+with the gradient of the clean run. This is exact for an edge in the limit of a small change. EAP-IG (Hanna et al. 2024,
+"inputs") averages the gradient over m runs whose embeddings lie between the corrupted e' and the clean e, at
+e' + t (e - e'). The option `points` chooses t, for k = 1 ... m:
 
-The input of a receiver is the stream that enters its own copy of the norm before it, so a gradient is pulled back
-through norm and projections for each head's query, each KV head's key and value, and each MLP on its own. This runs
-backwards layer by layer, with one layer's graph at a time, through the modules of the model itself.
+    left      (k - 1) / m    the released code (hannamw/EAP-IG); includes the corrupted end
+    right     k / m          the paper's formula; includes the clean end. EAP is "right" with one step
+    midpoint  (k - 1/2) / m  the default here; it favours neither end
+
+For many points, the scores of the edges out of the embedding sum to the gap between the prompts. With five points on 20
+IOI prompts of the packaged model they sum to 101% of it by midpoint, 97% by left and 98% by right. With the exact
+effects of 30 of the best edges, all three correlate at 0.98 and EAP at 0.49. Where attention is saturated, too few
+points can be worse than none.
+
+The input of a receiver is the stream that enters its own copy of the norm before it. A gradient is therefore pulled
+back through norm and projections separately for each head's query, each KV head's key and value, and each MLP. This
+runs backwards layer by layer through the model's modules, with one layer's graph in memory at a time.
 """
 
 from __future__ import annotations
@@ -37,13 +41,13 @@ from probe.heads import Head
 from probe.interventions.call import AttentionCall
 from probe.patching.nodes import MLP
 from probe.patching.pairs import Pairs
+from probe.patching.runs import Progress
 
 Points = Literal["left", "midpoint", "right"]
-Progress = Callable[[int, int], None]
 
 
 def eap(wiring: Wiring, pairs: Pairs, *, batch: int | None = None, progress: Progress | None = None) -> EdgeScores:
-    """EAP: scores of all edges from the gradient of the clean run, in logits. Options as in `eap_ig`."""
+    """Return the EAP scores of all edges, in logits, from the gradient of the clean run. Options as in `eap_ig`."""
 
     def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
         yield _Pass(clean.entering[0], slice(None))
@@ -60,10 +64,11 @@ def eap_ig(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
-    """EAP-IG (inputs): scores of all edges from gradients averaged over `steps` runs, in logits.
+    """Return the EAP-IG (inputs) scores of all edges, in logits, from gradients averaged over `steps` runs.
 
-    batch: prompts that run at once, as many as memory is set aside for where None. progress: called with (runs done,
-    runs planned). Raises UsageError for less than one step or unknown points.
+    points: where on the way between the prompts the runs lie (module docstring). batch: number of prompts that run at
+    once; None takes what fits in 1 GB of float32. progress: called with (runs done, runs planned). Raises UsageError
+    for less than one step or unknown points.
     """
     at = grid(steps, points)
 
@@ -84,15 +89,16 @@ def eap_ig_activations(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> EdgeScores:
-    """Scores of the edges out of some senders, from gradients along each one's way from corrupted to clean, in logits.
+    """Return the EAP-IG (activations) scores of the edges out of some senders, in logits.
 
-    The gradient is averaged over clean runs in which one sender writes corrupted + t (clean - corrupted). With many
-    steps the edges out of a sender sum to what patching its write really does. Costs `steps` runs for every sender;
-    edges of others score 0. Options as in `eap_ig`. Raises UsageError for a sender that the model does not have.
+    The gradient is averaged over clean runs in which one sender writes corrupted + t (clean - corrupted). For many
+    steps, the scores of the edges out of a sender sum to the exact effect of patching its write. This costs `steps`
+    runs for every sender; the edges of other senders score 0. Options as in `eap_ig`. Raises UsageError for a sender
+    that the model does not have.
     """
     at, graph = grid(steps, points), wiring.graph
     if missing := [sender for sender in senders if sender not in graph.senders]:
-        raise UsageError(f"{missing[0]} is no sender of this model")
+        raise UsageError(f"{missing[0]} is no sender of this model, which has the embedding, heads and MLPs")
     columns = [graph.senders.index(sender) for sender in dict.fromkeys(senders)]
 
     def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
@@ -111,9 +117,9 @@ def eap_ig_activations(
 
 
 def grid(steps: int, points: Points) -> list[float]:
-    """Where on the way from corrupted (0) to clean (1) gradients are taken."""
+    """Return where on the way from corrupted (0) to clean (1) gradients are taken."""
     if steps < 1:
-        raise UsageError(f"expected at least one step, got {steps}")
+        raise UsageError(f"steps must be at least 1, got {steps}")
     shift = {"left": 0.0, "midpoint": 0.5, "right": 1.0}.get(points)
     if shift is None:
         raise UsageError(f"points must be 'left', 'midpoint' or 'right', got {points!r}")
@@ -124,8 +130,8 @@ def grid(steps: int, points: Points) -> list[float]:
 class _Pass:
     """One run whose gradients count for some senders.
 
-    embedding [prompts, tokens, hidden]: what enters the first layer. columns: the senders. shift: is added to what the
-    first of them, a head or an MLP, writes.
+    embedding [prompts, tokens, hidden]: the stream that enters the first layer. columns: the senders. shift: added to
+    the write of the first of them, a head or an MLP; None adds nothing.
     """
 
     embedding: Tensor
@@ -137,7 +143,7 @@ def _scores(
     wiring: Wiring, pairs: Pairs, passes: Callable[[Side, Side, Tensor], Iterator[_Pass]], count: int, steps: int,
     method: str, batch: int | None, progress: Progress | None,
 ) -> EdgeScores:  # fmt: skip
-    """Scores from `count` passes for each batch of pairs, `steps` of which are averaged for every sender."""
+    """Return scores from `count` passes for each batch of pairs, `steps` of which are averaged for every sender."""
     graph = wiring.graph
     total = torch.zeros(graph.exists.shape, dtype=torch.float64)
     squares = torch.zeros_like(total)
@@ -165,7 +171,10 @@ def _scores(
 
 
 def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
-    """Corrupted less clean write of every sender, [prompts, senders, tokens x hidden]; before norms behind heads."""
+    """Return the corrupted less the clean write of every sender, [prompts, senders, tokens x hidden].
+
+    The writes of heads are taken before a norm that follows them.
+    """
     embedding = corrupted.entering[0] - clean.entering[0]
     found = embedding.new_empty(len(embedding), len(wiring.graph.senders), embedding[0].numel())
     found[:, 0] = embedding.flatten(1)
@@ -177,9 +186,9 @@ def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
 
 
 def _pass_scores(wiring: Wiring, pairs: Pairs, chosen: _Pass, changes: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Receivers, senders and their scores [prompts, receivers, senders] by the gradients of one run.
+    """Yield receivers, senders and their scores [prompts, receivers, senders] by the gradients of one run.
 
-    Later receivers come first, and the last are those of the layer in which the senders begin to write.
+    Later receivers come first. The last ones are those of the layer in which the senders begin to write.
     """
     model, graph = wiring.model, wiring.graph
     sender = graph.senders[chosen.columns.start or 0]
@@ -236,7 +245,7 @@ def _pass_scores(wiring: Wiring, pairs: Pairs, chosen: _Pass, changes: Tensor) -
 
 
 def _behind_norms(wiring: Wiring, plain: list[Tensor], changes: Tensor) -> Tensor:
-    """The changes as they reach the stream of a run, to first order: through the norms behind attention, if any."""
+    """Return the changes as they reach the stream of a run, to first order, through norms behind attention if any."""
     normed = [layer for layer, maps in enumerate(wiring.writes) if maps.norm is not None]
     moved = changes.clone() if normed else changes
     for layer in normed:
@@ -256,9 +265,9 @@ class _Pulled:
 
 @torch.enable_grad()
 def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, attention: Tensor) -> _Pulled:
-    """From the gradient of the stream that leaves a layer, those of the inputs of all its receivers.
+    """Return the gradients of the inputs of a layer's receivers, given that of the stream which leaves the layer.
 
-    attention [prompts, tokens, hidden]: what its attention wrote, which is what the MLP reads beside `stream`.
+    attention [prompts, tokens, hidden]: the write of the layer's attention, which the MLP reads beside `stream`.
     """
     stream = stream.detach().requires_grad_()
     read: list[Tensor] = []

@@ -1,20 +1,22 @@
-"""How much of a model's answer circuits of growing size keep: MIB's faithfulness curve, its areas, and a control.
+"""How much of a model's answer does a circuit keep as it grows? MIB's faithfulness curve says it.
 
-Mueller et al. 2025, circuit localization: with m the mean logit difference, M the whole model and everything outside a
-circuit corrupted,
+In MIB's circuit localization (Mueller et al. 2025), every edge outside a circuit carries the corrupted write. With m
+the mean logit difference, M the whole model and C_k the best k percent of the edges,
 
-    f(k) = (m(C_k) - m(nothing)) / (m(M) - m(nothing)),    C_k the best k % of the edges,
+    f(k) = (m(C_k) - m(nothing)) / (m(M) - m(nothing)),
     CPR = integral of f,    CMD = integral of |1 - f|,
 
-by trapezoids over k as a share of all edges, as in their code from the smallest k (0.1 %) to 1. CPR is the better the
-higher and can exceed 1, for a circuit may leave out what speaks against the answer; CMD is the better the lower. Both
-weigh large circuits most, for k is linear, and half of either is decided between 50 and 100 % of the edges: look at the
-curve. The control is circuits of as many edges drawn at random, few of which lie on any path at small sizes.
+by trapezoids over k as a share of all edges, from the smallest k (0.1%) to 1 as in their code. A higher CPR is better,
+and it can exceed 1, because a circuit may leave out edges that speak against the answer. A lower CMD is better. k is
+linear, so half of either area lies between 50% and 100% of the edges: read the curve as well.
+
+The control is circuits with the same number of edges drawn at random. At small sizes few of these edges lie on a path
+from the embedding to the logits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,20 +29,20 @@ from probe.edges.scores import EdgeScores, Ranking
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.patching.pairs import Pairs
+from probe.patching.runs import Progress
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PERCENTS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0)
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
 class CircuitCurve:
-    """Logit differences of circuits by size. sizes: how many edges; connected: how many of them lie on a path.
+    """The logit differences of circuits by size. sizes: numbers of edges; connected: numbers of edges on a path.
 
     difference [sizes, prompts]; random [draws, sizes, prompts]; clean, corrupted [prompts]; all in logits. method, by:
-    which scores ranked the edges, and how.
+    the scores that ranked the edges, and the ranking.
     """
 
     percents: tuple[float, ...]
@@ -55,41 +57,41 @@ class CircuitCurve:
 
     @property
     def faithfulness(self) -> Tensor:
-        """f(k), [sizes]: 0 is the corrupted prompts, 1 the whole model. A quotient of means over prompts."""
+        """Return f(k), [sizes], a quotient of means over prompts: 0 is the corrupted prompts, 1 the whole model."""
         return self._faithfulness(self.difference)
 
     @property
     def random_faithfulness(self) -> Tensor:
-        """f(k) of the random circuits, [draws, sizes]."""
+        """Return f(k) of the random circuits, [draws, sizes]."""
         return self._faithfulness(self.random)
 
     @property
     def cpr(self) -> float:
-        """Area under f, a share."""
+        """Return CPR, the area under f, a share."""
         return float(area(self.faithfulness, self.percents))
 
     @property
     def cmd(self) -> float:
-        """Area between f and 1, a share."""
+        """Return CMD, the area between f and 1, a share."""
         return float(area((1 - self.faithfulness).abs(), self.percents))
 
     @property
     def random_cpr(self) -> Tensor:
-        """Area under f of each random draw, [draws]."""
+        """Return the area under f of each random draw, [draws]."""
         return area(self.random_faithfulness, self.percents)
 
     @property
     def random_cmd(self) -> Tensor:
-        """Area between f and 1 of each random draw, [draws]."""
+        """Return the area between f and 1 of each random draw, [draws]."""
         return area((1 - self.random_faithfulness).abs(), self.percents)
 
     def smallest(self, share: float = 0.9) -> float | None:
-        """The least percent of the edges that keeps `share` of the answer; None where only the whole model does."""
+        """Return the smallest percentage of edges that keeps `share` of the answer, or None if all are needed."""
         kept = zip(self.percents, self.faithfulness.tolist(), strict=True)
         return next((percent for percent, found in kept if found >= share and percent < 100), None)
 
     def to_df(self) -> pd.DataFrame:
-        """One row for each size: percent, edges, connected, faithfulness, and random circuits' (mean, least, most)."""
+        """Return one row for each size: percent, edges, connected, faithfulness, and random circuits' mean, range."""
         import pandas as pd
 
         drawn = self.random_faithfulness
@@ -112,14 +114,14 @@ class CircuitCurve:
 
 
 def area(values: Tensor, percents: Sequence[float]) -> Tensor:
-    """Area under values [..., sizes] by trapezoids over percents / 100."""
+    """Return the area under values [..., sizes] by trapezoids over percents / 100."""
     return torch.trapezoid(values.double(), torch.tensor(percents, dtype=torch.float64) / 100)
 
 
 def sizes_of(graph: Graph, percents: Sequence[float]) -> list[int]:
-    """How many edges so many percent are. Raises UsageError for percents that do not rise within 0..100."""
+    """Return the numbers of edges at given percentages. Raises UsageError unless these rise within 0..100."""
     if not percents or list(percents) != sorted(set(percents)) or not 0 < percents[0] <= percents[-1] <= 100:
-        raise UsageError(f"percents must rise within 0..100, got {list(percents)}")
+        raise UsageError(f"percents must rise within 0..100 and begin above 0, got {list(percents)}")
     return [int(percent * graph.edges / 100) for percent in percents]
 
 
@@ -135,11 +137,11 @@ def circuit_curve(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> CircuitCurve:
-    """The curve of the best edges by `scores`, and of `draws` sets of random circuits of the same sizes.
+    """Return the curve of the best edges by `scores`, and of `draws` sets of random circuits of the same sizes.
 
-    pairs: best others than those the scores come from. by: rank edges by "magnitude", as for CMD, or by how much they
-    "support" the answer, as for CPR. progress: called with (runs done, runs planned). Raises UsageError for percents
-    that do not rise within 0..100.
+    pairs: prompts to measure on; they should differ from the prompts behind the scores. by: rank edges by "magnitude",
+    as for CMD, or by their "support" of the answer, as for CPR. seed: of the random circuits. batch, progress: as in
+    `probe.edges.patched.logit_differences`. Raises UsageError for percents that do not rise within 0..100.
     """
     graph = scores.graph
     sizes = sizes_of(graph, percents)
@@ -163,7 +165,7 @@ def circuit_curve(
 def _differences(
     wiring: Wiring, pairs: Pairs, circuits: list[EdgeCircuit], batch: int | None, progress: Progress | None
 ) -> Tensor:
-    """Logit differences [circuits, prompts]; circuits with the same edges run once."""
+    """Return logit differences [circuits, prompts]; circuits with the same edges run once."""
     keys = [circuit.kept.numpy().tobytes() for circuit in circuits]
     first = {key: index for index, key in reversed(list(enumerate(keys)))}
     distinct = sorted(first.values())

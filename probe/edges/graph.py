@@ -1,11 +1,12 @@
-"""The graph of a model's edges: who writes to the residual stream, and who reads what was written.
+"""Who writes to the residual stream, and who reads it? A model is a graph of senders and receivers.
 
-Senders are the embedding, the heads and the MLPs; receivers are the queries of each head, the keys and values of each
-KV head, the input of each MLP, and the logits. There is an edge from every sender to every receiver that comes after
-it, for the stream is a sum: a receiver's input is the sum of what its senders wrote, and an edge is one summand.
+Senders are the embedding, the heads and the MLPs. Receivers are the queries of each head, the keys and values of each
+KV head, the input of each MLP, and the logits. The stream is a sum, so the input of a receiver is the sum of the writes
+of all senders before it. Each summand is an edge: there is one from every sender to every receiver that comes after it.
 
-Keys and values are received per KV head, because the query heads of a group read the same ones. (MIB's graph has them
-per query head, so on models with grouped queries it counts more edges; without, the counts agree: 32,491 for GPT-2.)
+Keys and values are received by KV heads, because the query heads of a group read the same ones. MIB's graph has a key
+and a value for each query head, so it counts more edges on models with grouped queries. On models without them the
+counts agree (32,491 edges for GPT-2).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ Receiver = str | Input | MLP
 
 
 class Edge(NamedTuple):
-    """What `sender` writes, as `receiver` reads it; prints as L0H3->L2Q1."""
+    """The write of `sender` as `receiver` reads it. It prints as L0H3->L2Q1."""
 
     sender: Sender
     receiver: Receiver
@@ -40,10 +41,10 @@ class Edge(NamedTuple):
 
 @dataclass(frozen=True)
 class Graph:
-    """Senders and receivers in the order of their layers; tensors over edges are [receivers, senders].
+    """The senders and receivers of a model in the order of their layers. Tensors over edges are [receivers, senders].
 
     senders: the embedding, then each layer's heads and MLP. receivers: each layer's q, k, v and MLP, then the logits.
-    parallel: by layer, whether its MLP reads the stream as its attention does, without the layer's own heads.
+    parallel: by layer, True if its MLP reads the stream as its attention does, without the writes of the layer's heads.
     """
 
     layers: int
@@ -53,6 +54,7 @@ class Graph:
 
     @cached_property
     def senders(self) -> tuple[Sender, ...]:
+        """Return the embedding, then each layer's heads and MLP."""
         found: list[Sender] = [EMBEDDING]
         for layer in range(self.layers):
             found += [Head(layer, head) for head in range(self.heads)]
@@ -61,6 +63,7 @@ class Graph:
 
     @cached_property
     def receivers(self) -> tuple[Receiver, ...]:
+        """Return each layer's queries, keys, values and MLP, then the logits."""
         found: list[Receiver] = []
         for layer in range(self.layers):
             found += [Input("q", layer, head) for head in range(self.heads)]
@@ -70,7 +73,7 @@ class Graph:
 
     @cached_property
     def reach(self) -> Tensor:
-        """How many senders come before each receiver, [receivers]: always the first so many."""
+        """Return the number of senders before each receiver, [receivers]; they are the first ones in `senders`."""
         counts: list[int] = []
         for layer in range(self.layers):
             before = self.entering(layer)
@@ -80,38 +83,41 @@ class Graph:
 
     @cached_property
     def exists(self) -> Tensor:
-        """Which pairs are edges, [receivers, senders] bool."""
+        """Return which pairs are edges, [receivers, senders] bool."""
         return torch.arange(len(self.senders)) < self.reach[:, None]
 
     @property
     def edges(self) -> int:
-        """How many edges there are."""
+        """Return the number of edges."""
         return int(self.reach.sum())
 
     def entering(self, layer: int) -> int:
-        """How many senders write before `layer`; its heads and its MLP are the next."""
+        """Return the number of senders that write before `layer`; its heads and its MLP come next."""
         return 1 + layer * (self.heads + 1)
 
     def attention(self, layer: int) -> slice:
-        """The receivers of a layer's attention: its queries, keys and values."""
+        """Return the rows of a layer's queries, keys and values."""
         start = layer * (self.heads + 2 * self.kv_heads + 1)
         return slice(start, start + self.heads + 2 * self.kv_heads)
 
     def mlp(self, layer: int) -> int:
-        """The receiver that is a layer's MLP."""
+        """Return the row of a layer's MLP."""
         return self.attention(layer).stop
 
     def layer_of(self, receiver: int) -> int:
-        """The layer that a receiver belongs to; of the logits, one more than the last."""
+        """Return the layer of a row; that of the logits is the number of layers."""
         return receiver // (self.heads + 2 * self.kv_heads + 1)
 
     def written(self, layer: int) -> slice:
-        """The senders that are a layer's heads."""
+        """Return the columns of a layer's heads."""
         return slice(self.entering(layer), self.entering(layer) + self.heads)
 
     @cached_property
     def decides(self) -> Tensor:
-        """Whose writes a receiver decides, [receivers, senders]: a head has its q, and the k and v of its group."""
+        """Return [receivers, senders] bool, True where a receiver is an input of a sender.
+
+        A head has its query and the key and value of its group as inputs, an MLP its own input.
+        """
         found = torch.zeros_like(self.exists)
         group = torch.arange(self.heads) // (self.heads // self.kv_heads)
         for layer in range(self.layers):
@@ -122,27 +128,29 @@ class Graph:
         return found
 
     def place(self, edge: Edge | tuple[Sender, Receiver]) -> tuple[int, int]:
-        """Where an edge stands in tensors over edges: (receiver, sender). Raises UsageError where there is none."""
+        """Return the row and column of an edge in tensors over edges. Raises UsageError if there is no such edge."""
         sender, receiver = edge
         if sender not in self.senders or receiver not in self.receivers:
-            raise UsageError(f"{Edge(*edge)} has an end that this model does not have")
+            raise UsageError(f"{Edge(*edge)} has an end that this model does not have: it has {self.describe()}")
         row, column = self.receivers.index(receiver), self.senders.index(sender)
         if not self.exists[row, column]:
-            raise UsageError(f"there is no edge {Edge(*edge)}: {sender} writes after {receiver} has read")
+            raise UsageError(
+                f"there is no edge {Edge(*edge)}: {sender} writes after {receiver} has read; name an earlier sender"
+            )
         return row, column
 
     def edge(self, row: int, column: int) -> Edge:
-        """The edge at a place of tensors over edges."""
+        """Return the edge at a row and column of tensors over edges."""
         return Edge(self.senders[column], self.receivers[row])
 
     def describe(self) -> str:
-        """The counts, for a reader."""
+        """Return the numbers of edges, senders and receivers in words."""
         return f"{self.edges:,} edges from {len(self.senders):,} senders to {len(self.receivers):,} receivers"
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeCircuit:
-    """Some of a graph's edges: kept [receivers, senders] bool. All others carry what the corrupted prompt writes."""
+    """A circuit keeps some of a graph's edges: kept [receivers, senders] bool. The others carry the corrupted write."""
 
     graph: Graph
     kept: Tensor
@@ -154,24 +162,24 @@ class EdgeCircuit:
                 f"kept must be bool {list(graph.exists.shape)}, got {list(self.kept.shape)} of {self.kept.dtype}"
             )
         if bool((self.kept & ~graph.exists).any()):
-            raise UsageError("kept has pairs that are no edges: take it & graph.exists")
+            raise UsageError("kept is True for pairs that are no edges: pass kept & graph.exists")
 
     def __len__(self) -> int:
         return int(self.kept.sum())
 
     @classmethod
     def whole(cls, graph: Graph) -> EdgeCircuit:
-        """Every edge."""
+        """Return the circuit of all edges."""
         return cls(graph, graph.exists.clone())
 
     @classmethod
     def empty(cls, graph: Graph) -> EdgeCircuit:
-        """No edge."""
+        """Return the circuit without edges."""
         return cls(graph, torch.zeros_like(graph.exists))
 
     @classmethod
     def of_edges(cls, graph: Graph, edges: Sequence[Edge | tuple[Sender, Receiver]]) -> EdgeCircuit:
-        """These edges. Raises UsageError for one that the graph does not have."""
+        """Return the circuit of these edges. Raises UsageError for one that the graph does not have."""
         found = cls.empty(graph)
         for edge in edges:
             found.kept[graph.place(edge)] = True
@@ -179,46 +187,46 @@ class EdgeCircuit:
 
     @classmethod
     def of_nodes(cls, graph: Graph, nodes: Sequence[Sender | tuple[int, int]]) -> EdgeCircuit:
-        """All edges from the embedding and from these heads and MLPs.
+        """Return the circuit of all edges out of the embedding and out of these heads and MLPs.
 
-        That is, every other head and MLP writes what it writes in the corrupted prompt.
+        Every other head and MLP then writes what it writes in the corrupted prompt.
         """
         named = {node if isinstance(node, str | MLP) else Head(*node) for node in nodes}
         if missing := sorted(str(node) for node in named if node not in graph.senders):
-            raise UsageError(f"{missing[0]} is no sender of this model")
+            raise UsageError(f"{missing[0]} is no sender of this model, which has the embedding, heads and MLPs")
         inside = torch.tensor([sender == EMBEDDING or sender in named for sender in graph.senders])
         return cls(graph, graph.exists & inside)
 
     @classmethod
     def random(cls, graph: Graph, size: int, *, seed: int) -> EdgeCircuit:
-        """`size` edges, each as likely as any other."""
+        """Return a circuit of `size` edges drawn at random, all with the same probability."""
         places = graph.exists.flatten().nonzero()[:, 0]
         if not 0 <= size <= len(places):
-            raise UsageError(f"expected 0..{len(places)} edges, got {size}")
+            raise UsageError(f"the size of a circuit must be within 0..{len(places)} edges, got {size}")
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
         kept = torch.zeros(graph.exists.numel(), dtype=torch.bool)
         kept[places[order[:size]]] = True
         return cls(graph, kept.view_as(graph.exists))
 
     def without(self, edges: Sequence[Edge | tuple[Sender, Receiver]]) -> EdgeCircuit:
-        """The circuit less these edges."""
+        """Return the circuit without these edges."""
         return EdgeCircuit(self.graph, self.kept & ~self.of_edges(self.graph, edges).kept)
 
     def edges(self) -> list[Edge]:
-        """The edges, by receiver, then sender."""
+        """Return the edges, by receiver, then sender."""
         return [self.graph.edge(row, column) for row, column in self.kept.nonzero().tolist()]
 
     def nodes(self) -> list[Sender]:
-        """The heads and MLPs at either end of an edge; a KV head's keys and values stand for all heads that read it."""
+        """Return the heads and MLPs at either end of an edge; a key or value stands for all heads that read it."""
         graph = self.graph
         ends = self.kept.any(0) | (graph.decides & self.kept.any(1)[:, None]).any(0)
         return [sender for sender, end in zip(graph.senders[1:], ends[1:].tolist(), strict=True) if end]
 
     def pruned(self) -> EdgeCircuit:
-        """The edges on a path from the embedding to the logits.
+        """Return the circuit of the edges on a path from the embedding to the logits.
 
-        What is left out changes nothing: a sender that no kept path feeds writes what it writes in the corrupted
-        prompt, and one that no kept path leads on from is not heard.
+        The two circuits give the same logits. A sender that no path from the embedding reaches writes what it writes in
+        the corrupted prompt, and the write of a sender without a path to the logits cannot change them.
         """
         graph, kept = self.graph, self.kept.clone()
         for column in range(1, len(graph.senders)):  # in order: whatever feeds one is decided before it

@@ -1,9 +1,13 @@
-"""What each head writes: its z times its rows of the output projection, measured and not looked up.
+"""What does each head write to the residual stream? Its output z times its rows of the output projection.
 
-Where a norm follows attention (Gemma 2, OLMo 2), what a layer writes to the stream is norm(sum_h z_h W_h + b), and no
-head's share of it is its own. Edges then carry what heads write before that norm, and each receiver has a copy of the
-norm, as it has one of the norm before it: it reads norm(sum over its senders of z_h W_h + b). So a circuit of nodes is
-still activation patching of all others, and no head is heard except through its edges.
+`probe.engine.projections` measures the projection. A head h with output z_h and rows W_h writes z_h W_h, and a layer's
+attention writes the sum over its heads, plus a bias b.
+
+Where a norm follows attention (Gemma 2, OLMo 2), the layer writes norm(sum_h z_h W_h + b), and the share of one head
+depends on all others. An edge then carries what its head writes before that norm, and each receiver has a copy of the
+norm, as it has a copy of the norm before itself: it reads norm(sum over its senders of z_h W_h + b). With this
+definition a circuit of nodes is the same as activation patching of all other nodes, and a head reaches a receiver only
+through its edge.
 """
 
 from __future__ import annotations
@@ -21,31 +25,31 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""How far the maps may be from the model on random z, relative to the largest number it writes."""
+"""Largest error of the maps on random z, relative to the largest number that the model writes."""
 
 
 @dataclass(frozen=True, eq=False)
 class HeadWrites:
-    """The map of one layer: output [heads, value_dim, hidden] and bias [hidden]; norm is what follows, or None."""
+    """The map of one layer: output [heads, value_dim, hidden] and bias [hidden]; norm: behind it, or None."""
 
     output: Tensor
     bias: Tensor
     norm: nn.Module | None
 
     def of(self, z: Tensor) -> Tensor:
-        """What each head writes, [prompts, heads, tokens, hidden], of its z; differences of z give differences."""
+        """Return what each head writes, [prompts, heads, tokens, hidden], for its z; differences give differences."""
         return z @ self.output
 
     def sum(self, z: Tensor) -> Tensor:
-        """What all heads and the bias write, [prompts, tokens, hidden], before a norm that follows."""
+        """Return what all heads and the bias write, [prompts, tokens, hidden], before a norm that follows."""
         return self.of(z).sum(1) + self.bias
 
     def behind(self, plain: Tensor) -> Tensor:
-        """What reaches the stream of `plain`, sums of writes [..., tokens, hidden]."""
+        """Return what reaches the stream if the sum of writes is `plain` [..., tokens, hidden]."""
         return plain if self.norm is None else self.norm.forward(plain)  # forward: past the hooks
 
     def moved(self, plain: Tensor, changes: Tensor) -> Tensor:
-        """How the stream moves for small changes [prompts, heads, tokens, hidden] of writes whose sum is `plain`."""
+        """Return the change of the stream for small changes [prompts, heads, tokens, hidden] of writes, sum `plain`."""
         if self.norm is None:
             return changes
         with torch.enable_grad():  # the pull-back is linear in u, and its gradient for u is the push-forward

@@ -1,19 +1,20 @@
-"""Runs in which some edges carry what the corrupted prompt writes: exact, whatever the set of edges.
+"""How does a model answer if some of its edges are cut? Exactly: every receiver reads a separate stream.
 
-Layer by layer, each receiver reads a stream of its own,
+A cut edge carries what its sender writes in the corrupted prompt. Layer by layer, each receiver reads
 
-    corrupted stream + sum over senders of weight x (what the sender writes now - what it writes when corrupted),
+    corrupted stream + sum over senders of weight x (write in this run - write in the corrupted run),
 
-with weight 1 for an edge that is kept and 0 for one that is cut. "Now" is this run: what an upstream cut changed is
-passed on. With every edge kept this is the clean run, with none the corrupted one. (What heads write before a norm is
-added up inside each receiver's copy of that norm; see `head_writes`.) Receivers of a layer that read the same stream
-share one run of the layer, so a sparse circuit costs little more than the model, and a dense random one up to heads +
-2 KV heads runs of each layer's norm and projections.
+with weight 1 for an edge that is kept and 0 for one that is cut. The write in this run includes the effects of cuts
+before it. With every edge kept this is the clean run, and with none the corrupted run. Where a norm follows attention,
+the writes of heads are summed inside each receiver's copy of that norm (`head_writes`).
+
+Receivers of a layer that read the same stream share one run of the layer. A sparse circuit therefore costs little more
+than the model. A dense random circuit costs up to heads + 2 KV heads runs of each layer's norm and projections.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,12 +28,11 @@ from probe.errors import UsageError
 from probe.interventions.call import AttentionCall
 from probe.patching.effects import Effects, joined
 from probe.patching.pairs import Pairs
-
-Progress = Callable[[int, int], None]
+from probe.patching.runs import Progress
 
 
 class Patched:
-    """A batch of pairs, ready for runs with some of their edges cut."""
+    """A batch of pairs, ready for runs with some edges cut."""
 
     def __init__(self, wiring: Wiring, pairs: Pairs) -> None:
         self.wiring, self.pairs = wiring, pairs
@@ -45,21 +45,21 @@ class Patched:
 
     @torch.no_grad()
     def logits(self, weights: Tensor) -> Tensor:
-        """Logits at END, [prompts, vocab], with each edge at its weight: [receivers, senders], bool or within 0..1."""
+        """Return the logits at END, [prompts, vocab], with edges at weights [receivers, senders], bool or in 0..1."""
         return self.run(weights)[0]
 
     @torch.no_grad()
     def run(self, weights: Tensor, *, start: int = 0, changes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Logits at END, and each sender's write less its corrupted one, [senders, prompts x tokens x hidden].
+        """Return logits at END, and each sender's write less its corrupted one, [senders, prompts x tokens x hidden].
 
-        start: the first layer to run. `changes`, of a run with the same weights before that layer, is written over from
-        there on.
+        start: the first layer to run. changes: the second result of a run with the same weights before that layer; it
+        is overwritten from there on. Raises UsageError for weights of another shape, and for a start without changes.
         """
         graph, model = self.wiring.graph, self.wiring.model
         if weights.shape != graph.exists.shape:
             raise UsageError(f"weights must be {list(graph.exists.shape)}, got {list(weights.shape)}")
         if changes is None and start:
-            raise UsageError(f"a run that starts at layer {start} needs the changes of the layers before")
+            raise UsageError(f"a run from layer {start} on needs the changes of earlier layers: pass changes=")
         stream = self.corrupted.entering[0]
         weights = (weights * graph.exists).to(stream)
         found = stream.new_empty(len(graph.senders), stream.numel()) if changes is None else changes
@@ -77,7 +77,7 @@ class Patched:
             return forward(model, self.pairs.clean, self.pairs.padding), found
 
     def _layer(self, run: LayerRun, weights: Tensor, found: Tensor) -> None:
-        """Run one layer and put what its heads and MLP write now, less what they write when corrupted, into `found`."""
+        """Run one layer, and put the writes of its heads and MLP, less their corrupted writes, into `found`."""
         graph, layer, corrupted = self.wiring.graph, run.layer, self.corrupted
         base, maps = corrupted.entering[layer], self.wiring.writes[layer]
         before, heads = graph.entering(layer), graph.written(layer)
@@ -97,7 +97,7 @@ class Patched:
         found[heads.stop] = (mlp - corrupted.mlp[layer]).flatten()
 
     def _moved(self, weights: Tensor, found: Tensor) -> Tensor:
-        """How far streams are from corrupted ones, [streams, prompts, tokens, hidden]; weights [streams, senders]."""
+        """Return streams less the corrupted stream, [streams, prompts, tokens, hidden]; weights [streams, senders]."""
         graph, linear, bent = self.wiring.graph, weights, []
         for layer in self._plain:
             if graph.entering(layer) < weights.shape[1]:
@@ -109,7 +109,7 @@ class Patched:
         return sum(bent, moved)
 
     def _moved_by(self, layer: int, weights: Tensor, found: Tensor) -> Tensor:
-        """What a layer's heads add to streams, less what they do when corrupted; weights [streams, heads]."""
+        """Return what a layer's heads add to streams, less what they add when corrupted; weights [streams, heads]."""
         maps = self.wiring.writes[layer]
         change = _mixed(weights, found[self.wiring.graph.written(layer)]).view(-1, *self.corrupted.mlp[layer].shape)
         if layer not in self._plain:
@@ -119,7 +119,7 @@ class Patched:
 
 
 def _mixed(weights: Tensor, found: Tensor) -> Tensor:
-    """Weighted sums of what senders changed: [streams, senders] x [senders, prompts x tokens x hidden]."""
+    """Return weighted sums of the changes of senders: [streams, senders] x [senders, prompts x tokens x hidden]."""
     used = weights.any(0).nonzero()[:, 0]
     if 2 * len(used) < weights.shape[1]:  # a sparse circuit
         return weights[:, used] @ found[used]
@@ -127,7 +127,7 @@ def _mixed(weights: Tensor, found: Tensor) -> Tensor:
 
 
 def _assembled(calls: Sequence[AttentionCall], which: Sequence[int], heads: int, kv_heads: int) -> AttentionCall:
-    """One call whose receivers, in the graph's order, have their operands from the calls `which` names."""
+    """Return one call whose receivers, in the graph's order, take their operands from the calls that `which` names."""
     if len(calls) == 1:
         return calls[0]
     parts = {"query": which[:heads], "key": which[heads : heads + kv_heads], "value": which[heads + kv_heads :]}
@@ -148,9 +148,9 @@ def edge_effects(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Effects:
-    """The exact effect of each edge: the logit difference where it alone carries the corrupted write, in logits.
+    """Return the exact effect of each edge, in logits: the logit difference if it alone carries the corrupted write.
 
-    Costs a run from the receiver's layer on for each edge. batch and progress as in `logit_differences`.
+    Each edge costs a run from its receiver's layer on. batch and progress as in `logit_differences`.
     """
     graph = wiring.graph
     named = tuple(Edge(*edge) for edge in edges)
@@ -183,10 +183,10 @@ def logit_differences(
     batch: int | None = None,
     progress: Progress | None = None,
 ) -> Tensor:
-    """The logit difference with each circuit's edges kept and all others corrupted, [circuits, prompts], in logits.
+    """Return the logit difference with each circuit's edges kept and all others cut, [circuits, prompts], in logits.
 
-    circuits: or weights [receivers, senders] of edges within 0..1. batch: prompts that run at once, as many as memory
-    is set aside for where None. progress: called with (runs done, runs planned).
+    circuits: circuits, or weights [receivers, senders] of edges within 0..1. batch: number of prompts that run at once;
+    None takes what fits in 1 GB of float32. progress: called with (runs done, runs planned).
     """
     found = torch.empty(len(circuits), len(pairs))
     size = batch or batch_size(wiring, pairs.clean.shape[1], copies=2)

@@ -1,4 +1,9 @@
-"""Scores of edges: what the logit difference is expected to do when an edge alone carries the corrupted write."""
+"""Which edges matter most? Every edge has a score: the expected change of the logit difference if it alone is cut.
+
+A score is in logits. In percent of the gap between the prompts (`normalised`), it is positive where the edge supports
+the answer. Edges are ranked by the size of the score ("magnitude") or by the score in percent ("support"), and the best
+of them form a circuit.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +25,10 @@ Ranking = Literal["magnitude", "support"]
 
 @dataclass(frozen=True, eq=False)
 class EdgeScores:
-    """Expected changes of the logit difference by edge, [receivers, senders], in logits; 0 where there is no edge.
+    """The expected changes of the logit difference by edge, [receivers, senders], in logits; 0 where there is no edge.
 
     raw: mean over prompts. standard_error: over prompts, NaN for a single one. clean, corrupted [prompts]: the logit
-    differences. method: what they come from, with its settings.
+    differences of the two prompts. method: the name and the settings of the method behind the scores.
     """
 
     graph: Graph
@@ -35,46 +40,46 @@ class EdgeScores:
 
     @property
     def gap(self) -> float:
-        """Mean logit difference of the corrupted prompts less that of the clean ones: the scale of `normalised`."""
+        """Return the mean logit difference of the corrupted prompts less that of the clean ones, in logits."""
         return float((self.corrupted - self.clean).double().mean())
 
     @property
     def normalised(self) -> Tensor:
-        """100 raw / gap, [receivers, senders], in percent: positive where an edge supports the answer."""
+        """Return 100 raw / gap, [receivers, senders], in percent: positive where an edge supports the answer."""
         return 100 * self.raw / self.gap
 
     def of(self, edge: Edge | tuple[Sender, Receiver]) -> float:
-        """The normalised score of an edge, in percent. Raises UsageError where there is no such edge."""
+        """Return the normalised score of an edge, in percent. Raises UsageError if there is no such edge."""
         return float(self.normalised[self.graph.place(edge)])
 
     def out_of(self) -> Tensor:
-        """The sum over the edges that leave each sender, [senders], in logits: the attribution of its whole write."""
+        """Return the sum over the edges out of each sender, [senders], in logits: the score of its whole write."""
         return self.raw.sum(0)
 
     def ranked(self, by: Ranking = "magnitude") -> Tensor:
-        """Flat places of all edges, best first: by the size of the score, or by how much it supports the answer."""
+        """Return the flat places of all edges, best first: by the size of the score, or by support of the answer."""
         if by not in ("magnitude", "support"):
-            raise UsageError(f"edges rank by 'magnitude' or 'support', got {by!r}")
+            raise UsageError(f"edges are ranked by 'magnitude' or 'support', got {by!r}")
         places = self.graph.exists.flatten().nonzero()[:, 0]
         values = self.normalised.flatten()[places]
         values = values.abs() if by == "magnitude" else values
         return places[values.argsort(descending=True, stable=True)]
 
     def top(self, count: int, *, by: Ranking = "magnitude") -> list[Edge]:
-        """The best edges; ties go to the earlier receiver, then sender."""
+        """Return the best edges; ties go to the earlier receiver, then sender."""
         senders = len(self.graph.senders)
         return [self.graph.edge(*divmod(place, senders)) for place in self.ranked(by)[:count].tolist()]
 
     def circuit(self, size: int, *, by: Ranking = "magnitude") -> EdgeCircuit:
-        """The circuit of the `size` best edges. Raises UsageError for more than there are."""
+        """Return the circuit of the `size` best edges. Raises UsageError for more edges than the graph has."""
         if not 0 <= size <= self.graph.edges:
-            raise UsageError(f"expected 0..{self.graph.edges} edges, got {size}")
+            raise UsageError(f"the size of a circuit must be within 0..{self.graph.edges} edges, got {size}")
         kept = torch.zeros(self.raw.numel(), dtype=torch.bool)
         kept[self.ranked(by)[:size]] = True
         return EdgeCircuit(self.graph, kept.view_as(self.raw))
 
     def to_df(self, *, top: int = 100, by: Ranking = "magnitude") -> pd.DataFrame:
-        """One row for each of the best edges: sender, receiver, percent, raw, standard_error."""
+        """Return one row for each of the best edges: sender, receiver, percent, raw, standard_error."""
         import pandas as pd
 
         places = [self.graph.place(edge) for edge in self.top(top, by=by)]
@@ -90,7 +95,7 @@ class EdgeScores:
 
 
 def joined(parts: Sequence[tuple[Tensor, EdgeScores]], *, prompts: int) -> EdgeScores:
-    """Scores of all prompts from those of batches, with the rows that each batch held."""
+    """Join the scores of batches, each given with the rows of the prompts that it held, to those of all prompts."""
     first = parts[0][1]
     clean, corrupted = torch.empty(prompts), torch.empty(prompts)
     mean = sum((len(rows) * part.raw.double() for rows, part in parts), torch.zeros(())) / prompts

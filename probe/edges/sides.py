@@ -1,4 +1,7 @@
-"""What the senders of a run write, and the stream that its layers read."""
+"""What do the senders of a run write, and which stream do its layers read? A side of the pairs is run once and kept.
+
+The difference between the writes on the clean and the corrupted side is what an edge carries or loses.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 
 HELD = 2**28
-"""How many numbers of what senders write may be held at once (1 GB in float32); prompts are batched to keep to it."""
+"""Largest count of numbers held at once for the writes of senders (1 GB in float32); batches of prompts keep to it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Side:
     """One run of a batch of prompts, by layer.
 
-    entering [prompts, tokens, hidden]: the stream that enters; one more for the stream that leaves the last layer.
-    z [prompts, heads, tokens, value_dim]: a linear map away from what heads write. attention, mlp [prompts, tokens,
-    hidden]: what the layer's attention and MLP write. logits [prompts, vocab]: at the last column.
+    entering [prompts, tokens, hidden]: the stream that enters the layer, and last the stream that leaves the model.
+    z [prompts, heads, tokens, value_dim]: the heads' outputs, which a linear map turns into what heads write.
+    attention, mlp [prompts, tokens, hidden]: what the layer's attention and MLP write. logits [prompts, vocab]: at the
+    last column.
     """
 
     entering: tuple[Tensor, ...]
@@ -32,7 +36,7 @@ class Side:
 
 @torch.no_grad()
 def side(wiring: Wiring, ids: Tensor, padding: Tensor | None) -> Side:
-    """The run of ids [prompts, tokens]."""
+    """Return the run of ids [prompts, tokens]."""
     entering: list[Tensor] = []
     outputs: list[Tensor] = []
     attention: list[Tensor] = []
@@ -55,6 +59,6 @@ def side(wiring: Wiring, ids: Tensor, padding: Tensor | None) -> Side:
 
 
 def batch_size(wiring: Wiring, tokens: int, *, copies: int = 1) -> int:
-    """How many prompts of so many tokens run at once, if what all senders write is held `copies` times."""
+    """Return how many prompts of this length run at once if the writes of all senders are held `copies` times."""
     hidden = wiring.writes[0].output.shape[-1]
     return max(1, HELD // (copies * len(wiring.graph.senders) * tokens * hidden))

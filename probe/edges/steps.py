@@ -1,11 +1,14 @@
-"""A forward pass taken apart: each layer is run by the caller, on any stream, as often as needed, and in pieces.
+"""How can one layer of any architecture be run on several streams? The caller takes a forward pass apart.
 
-The model's own code computes everything: its embedding, masks and positions reach each layer as they always do, and a
-layer run here is the layer's own forward, with places where the caller cuts in. `operands` is handed the queries, keys
-and values, and says which to attend with; `z` is handed the heads' outputs and says which to project; `attended` is
-handed these outputs and what attention wrote, and says what is written. Each may end the layer's run by raising `Stop`.
-That is all that edge patching needs from an architecture: receivers with inputs of their own are runs of the layer on
-several streams, each up to its operands.
+Edge patching needs runs of a layer on a separate stream for each receiver, up to the receiver's operands. The model's
+code computes everything: embedding, masks and positions reach each layer as in an ordinary pass, and a run of a layer
+is the layer's own forward, with three places where the caller may step in.
+
+    operands   is given the queries, keys and values, and returns those to attend with
+    z          is given the heads' outputs, and returns those to project
+    attended   is given these outputs and what attention wrote, and returns what is written
+
+Each of them may end the layer's run by raising `Stop` (`probe.engine.hooks`).
 """
 
 from __future__ import annotations
@@ -28,9 +31,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LayerRun:
-    """A layer in one forward pass, with what the model hands to it beside the stream; to be run in that pass's context.
+    """A layer in one forward pass, with what the model hands it beside the stream; it can run in that pass only.
 
-    Streams and writes are [prompts, tokens, hidden], z [prompts, heads, tokens, value_dim].
+    Streams and writes are [prompts, tokens, hidden], z is [prompts, heads, tokens, value_dim].
     """
 
     layer: int
@@ -45,7 +48,7 @@ class LayerRun:
         z: Callable[[Tensor], Tensor] | None = None,
         attended: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """What the MLP writes when `stream` enters the layer."""
+        """Return what the MLP writes when `stream` enters the layer. The three callbacks: see the module docstring."""
         seat = self._seat
         seat.operands, seat.outputs, seat.attended, seat.stream, seat.written = operands, z, attended, stream, None
         try:
@@ -53,11 +56,11 @@ class LayerRun:
         finally:
             seat.operands = seat.outputs = seat.attended = seat.stream = seat.z = None
         if seat.written is None:
-            raise ProbeError(f"layer {self.layer} ran without its MLP")
+            raise ProbeError(f"layer {self.layer} ran without its MLP: this architecture has no edges")
         return seat.written.view_as(stream)
 
     def read(self, stream: Tensor) -> AttentionCall:
-        """The queries, keys and values that attention reads from `stream`; nothing behind them is computed."""
+        """Return the queries, keys and values that attention reads from `stream`; nothing behind them is computed."""
         found: list[AttentionCall] = []
 
         def stop(call: AttentionCall) -> AttentionCall:
@@ -70,7 +73,7 @@ class LayerRun:
 
 
 class _Seat(Intervention):
-    """Where the layer that runs now meets its caller."""
+    """The place where the layer that runs now meets its caller."""
 
     def __init__(self) -> None:
         self.operands: Callable[[AttentionCall], AttentionCall] | None = None
@@ -102,13 +105,16 @@ class _Seat(Intervention):
 
 @contextmanager
 def taken_apart(model: Model, step: Callable[[LayerRun, Tensor], Tensor]) -> Iterator[None]:
-    """Forward passes inside call step(run, stream that enters) for each layer; what it returns leaves the layer.
+    """Let forward passes inside call step(run, stream that enters) for each layer; its result leaves the layer.
 
     Raises ProbeError for a model whose layers are not the sum of an attention and an MLP.
     """
     stream, seat = model.stream, _Seat()
     if not stream.split:
-        raise ProbeError(f"{type(model.hf).__name__} has layers that are no sum of attention and MLP: no edges in them")
+        raise ProbeError(
+            f"{type(model.hf).__name__} has no edges, because its layers are no sum of attention and MLP: patch its "
+            "heads instead (probe.patching)"
+        )
     handles = []
 
     def by(layer: int, own: Callable[[Tensor], Any], states: Tensor) -> Tensor:
@@ -123,5 +129,5 @@ def taken_apart(model: Model, step: Callable[[LayerRun, Tensor], Tensor]) -> Ite
 
 
 def forward(model: Model, ids: Tensor, padding: Tensor | None) -> Tensor:
-    """Logits at the last column, [prompts, vocab]."""
+    """Return the logits at the last column, [prompts, vocab]."""
     return model.logits(ids, padding=padding, logits_to_keep=1)[:, -1]

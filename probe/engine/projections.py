@@ -6,8 +6,8 @@ norm behind. So both are measured in one forward pass over sequences of one toke
 
 1. The module is given the rows of an identity matrix as its input. The values that come out are V, and a row of zeros
    gives the bias.
-2. In the same call, the rows of another identity matrix take the place of its heads' outputs. What the module writes
-   is then O, and its bias.
+2. In the same call, the rows of another identity matrix take the place of its heads' outputs. The module
+   then writes O, and its bias.
 3. One more row holds random vectors. The maps must predict what the module does with them; where they do not (a gate,
    a normalised value), the module is not linear, and the errors say by how much.
 

@@ -29,7 +29,7 @@ from probe.kernels.contract import Request, Statistics
 
 SPLIT, WHOLE = ("attention", "mlp"), ("layer",)
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # 1e-3 for others
-"""How far two outputs may be from a layer's change, relative to its size, if they are to count as its writers."""
+"""Largest distance between the sum of two outputs and a layer's change, relative to the change, for its writers."""
 
 
 class ResidualStream:

@@ -29,7 +29,7 @@ class Intervention:
 
     before: other operands.    repattern: another pattern of weights.    after: another output of the heads (z).
 
-    What must be remembered from one call to the next is kept in the object that `running` returns.
+    The object that `running` returns keeps everything that must be remembered from one call to the next.
     """
 
     @property

@@ -100,7 +100,7 @@ def _texts(name: str, given: Sequence) -> tuple[tuple, ...]:
     nested = [isinstance(item, Sequence) for item in given]
     rows = tuple(map(tuple, given)) if given and all(nested) else (tuple(given),)
     if not all(rows) or (any(nested) and not all(nested)):
-        raise UsageError(f"{name} must be a list that is not empty, or one such list for each text, got {given}")
+        raise UsageError(f"{name} must be a list, or a list of one list for each text, and none empty, got {given}")
     if name != "weights" and min(min(row) for row in rows) < 0:
         raise UsageError(f"{name} must be positions from 0 on, got {given}")
     return rows

@@ -1,8 +1,8 @@
 """How does a source become a model? Its weights are read into transformers' own classes, quietly, or refused in a line.
 
 `load_weights` picks the device and the number format, reads the checkpoint (or the GGUF file) with transformers, and
-checks that no weight was missing, because transformers would fill a gap with random numbers. What goes wrong inside
-transformers, safetensors or the hub comes out as a ProbeError of one line that says what to change.
+checks that no weight was missing, because transformers would fill a gap with random numbers. An error of transformers,
+safetensors or the hub comes out as a ProbeError of one line that says what to change.
 """
 
 from __future__ import annotations

@@ -1,20 +1,24 @@
-"""Attribution patching: what patching z of every head would do, to first order, from a few passes for all of them.
+"""What would patching each head do? Attribution patching estimates it for all heads from a few passes (to first order).
 
-Nanda 2023; Syed et al. 2023; Hanna et al. 2024. The estimate is (z_corrupted - z_clean) . dLD/dz, with the gradient of
-the clean run, or (`steps` m) its mean over runs whose embeddings lie between the corrupted prompt's e' and the clean
-one's e, at e' + t (e - e') with t at the midpoints (k + 1/2) / m, k = 0 ... m - 1, which favour neither end.
-Where attention is saturated the gradient is flat and the estimate too small; `probe.patching.places` is exact.
+With LD the logit difference and z a head's output, the estimate of the effect of patching z is
+
+    (z_corrupted - z_clean) . dLD/dz,
+
+with the gradient of the clean run (Nanda 2023; Syed et al. 2023). With `steps` m the gradient is the mean over m runs
+whose embeddings lie between the corrupted prompt's e' and the clean prompt's e, at e' + t (e - e') (Hanna et al. 2024).
+We take t at the midpoints (k + 1/2) / m, k = 0 ... m - 1, which favour neither end. Where attention is saturated, the
+gradient is flat and the estimate too small; `probe.patching.places` is exact.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from probe.engine.hooks import installed
 from probe.errors import UsageError
 from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
@@ -30,10 +34,11 @@ if TYPE_CHECKING:
 def attribution(
     model: Model, pairs: Pairs, *, at: str | Tensor = END, steps: int | None = None, batch: int = 20
 ) -> Effects:
-    """The estimated effect of z of every head on the logit difference.
+    """Return the estimated effect of z of every head on the logit difference.
 
     at: "END", "all", the name of a role, or [prompts, tokens] bool. steps: None takes the clean gradient, m the mean of
-    m gradients between the two prompts. Raises UsageError for fewer than one step.
+    m gradients between the two prompts. batch: number of prompts that run at once. Raises UsageError for fewer than one
+    step.
     """
     if steps is not None and steps < 1:
         raise UsageError(f"steps must be at least 1, got {steps}")
@@ -54,7 +59,7 @@ def attribution(
 
 
 class _Outputs(Intervention):
-    """Changes nothing, and keeps z of every layer in the graph of gradients."""
+    """Change nothing, and keep z of every layer in the graph of gradients."""
 
     def __init__(self) -> None:
         self.z: dict[int, Tensor] = {}
@@ -65,7 +70,7 @@ class _Outputs(Intervention):
 
 
 def _gradients(model: Model, pairs: Pairs, point: float) -> tuple[Tensor, ...]:
-    """dLD/dz by layer, [prompts, heads, tokens, value_dim], at `point` of the way from corrupted to clean prompts."""
+    """Return dLD/dz by layer, [prompts, heads, tokens, value_dim], at `point` on the way from corrupted to clean."""
     outputs = _Outputs()
     with torch.enable_grad(), _between(model, pairs, point), model.intervene(outputs):
         logits = model.logits(pairs.clean, padding=pairs.padding, logits_to_keep=1)
@@ -73,12 +78,10 @@ def _gradients(model: Model, pairs: Pairs, point: float) -> tuple[Tensor, ...]:
     return torch.autograd.grad(difference, [outputs.z[layer] for layer in range(model.n_layers)])
 
 
-@contextmanager
-def _between(model: Model, pairs: Pairs, point: float) -> Iterator[None]:
-    """Let the embeddings of a forward pass over the clean prompts lie at `point` on the way from the corrupted ones."""
+def _between(model: Model, pairs: Pairs, point: float) -> AbstractContextManager[None]:
+    """Let the embeddings of a pass over the clean prompts lie at `point` on the way from the corrupted prompts'."""
     if point == 1:
-        yield
-        return
+        return nullcontext()
     embed = model.hf.get_input_embeddings()
     with torch.no_grad():
         other = embed(pairs.corrupted.to(model.device))
@@ -86,8 +89,4 @@ def _between(model: Model, pairs: Pairs, point: float) -> Iterator[None]:
     def hook(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return other + point * (output - other)
 
-    handle = embed.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+    return installed(embed.register_forward_hook(hook))

@@ -1,4 +1,12 @@
-"""What patching did: the logit difference with each node patched, beside those of the clean and corrupted prompts."""
+"""How large is the effect of a patch? The change of the logit difference, in logits and in percent of the prompts' gap.
+
+With LD_patched the logit difference with a node patched, and LD_clean and LD_corrupted those of the two prompts,
+
+    raw = mean(LD_patched - LD_clean),    gap = mean(LD_corrupted - LD_clean),    normalised = 100 raw / gap,
+
+with means over prompts. A node with a normalised effect of 100 carries the whole difference between the prompts. The
+quotient is one of means, because the gap of a single prompt can be tiny.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +25,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """Logit differences, in logits: patched [nodes, prompts], clean and corrupted [prompts].
+    """The logit differences of a patching run, in logits: patched [nodes, prompts], clean and corrupted [prompts].
 
-    nodes: what was patched, one for each row: a Head, an MLP, or a node with its position.
+    nodes: the node of each row, such as a Head, an MLP, or a node with its position.
     """
 
     nodes: tuple[object, ...]
@@ -30,48 +38,45 @@ class Effects:
     def __post_init__(self) -> None:
         if self.patched.shape != (len(self.nodes), len(self.clean)) or self.clean.shape != self.corrupted.shape:
             raise UsageError(
-                f"expected [{len(self.nodes)} nodes, {len(self.clean)} prompts], got {list(self.patched.shape)}"
+                f"patched must be [{len(self.nodes)} nodes, {len(self.clean)} prompts], got {list(self.patched.shape)}"
             )
 
     @property
     def raw(self) -> Tensor:
-        """Mean change of the logit difference, [nodes], in logits."""
+        """Return the mean change of the logit difference, [nodes], in logits."""
         return (self.patched - self.clean).double().mean(1)
 
     @property
     def standard_error(self) -> Tensor:
-        """Standard error of `raw` over prompts, [nodes]; NaN for a single prompt."""
+        """Return the standard error of `raw` over prompts, [nodes], in logits; NaN for a single prompt."""
         return (self.patched - self.clean).double().std(1) / len(self.clean) ** 0.5
 
     @property
     def gap(self) -> float:
-        """Mean logit difference of the corrupted prompts less that of the clean ones: the scale of `normalised`."""
+        """Return the mean logit difference of the corrupted prompts less that of the clean ones, in logits."""
         return float((self.corrupted - self.clean).double().mean())
 
     @property
     def normalised(self) -> Tensor:
-        """100 raw / gap, [nodes], in percent: positive where a node supports the answer of the clean prompt.
-
-        A quotient of means, for a single prompt's gap can be tiny.
-        """
+        """Return 100 raw / gap, [nodes], in percent: positive where a node supports the answer of the clean prompt."""
         return 100 * self.raw / self.gap
 
     @property
     def normalised_error(self) -> Tensor:
-        """The standard error in the unit of `normalised`, the gap taken as exact."""
+        """Return the standard error in percent of the gap, which counts as exact here."""
         return 100 * self.standard_error / abs(self.gap)
 
     def of(self, node: object) -> float:
-        """The normalised effect of one node."""
+        """Return the normalised effect of one node, in percent."""
         return float(self.normalised[self.nodes.index(node)])
 
     def top(self, count: int) -> list[object]:
-        """The nodes with the largest effects, whatever their sign; ties go to the earlier."""
+        """Return the nodes with the largest effects of either sign; ties go to the earlier node."""
         order = self.raw.abs().argsort(descending=True, stable=True)
         return [self.nodes[index] for index in order[:count].tolist()]
 
     def to_df(self) -> pd.DataFrame:
-        """One row for each node, largest effect first: node, percent, percent_error, raw, standard_error."""
+        """Return one row for each node, largest effect first: node, percent, percent_error, raw, standard_error."""
         import pandas as pd
 
         table = pd.DataFrame(
@@ -87,7 +92,7 @@ class Effects:
 
 
 def joined(parts: Sequence[tuple[Tensor, Effects]], *, prompts: int) -> Effects:
-    """Effects of all prompts from those of batches, with the rows that each batch held."""
+    """Join the effects of batches, each given with the rows of the prompts that it held, to those of all prompts."""
     first = parts[0][1]
     patched = torch.empty(len(first.nodes), prompts)
     clean, corrupted = torch.empty(prompts), torch.empty(prompts)

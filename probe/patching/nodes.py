@@ -1,4 +1,8 @@
-"""What can be patched: heads, MLPs, and the places of the stream and of attention that feed and leave them."""
+"""Which parts of a model can be patched? Heads, MLPs, the inputs of attention, and the stream that enters a layer.
+
+A head (`probe.heads.Head`) and an MLP are senders: they write to the residual stream. An input of attention is a
+receiver: a query of a head, or a key or value of a KV head, which all query heads of its group read.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class MLP(NamedTuple):
-    """The MLP of a layer, as a sender: what it writes to the stream."""
+    """The MLP of a layer, as the sender of what it writes to the stream. It prints as MLP3."""
 
     layer: int
 
@@ -23,7 +27,7 @@ class MLP(NamedTuple):
 
 
 class Input(NamedTuple):
-    """An input of attention, as a receiver or a place to patch: "q" of a query head, "k" or "v" of a KV head."""
+    """An input of attention, a receiver or a place to patch: "q" of a query head, "k" or "v" of a KV head (L2Q1)."""
 
     kind: str
     layer: int
@@ -35,7 +39,7 @@ class Input(NamedTuple):
 
 @dataclass(frozen=True)
 class Stream:
-    """The residual stream that enters a layer."""
+    """The residual stream that enters a layer, as a place to patch."""
 
     layer: int
 
@@ -44,34 +48,34 @@ class Stream:
 
 
 OPERANDS = {"q": "query", "k": "key", "v": "value"}
-"""Kinds of inputs, and what an attention call names them."""
+"""The kinds of inputs, and their names in an attention call."""
 
 Sender = Head | MLP
 Place = Head | MLP | Input | Stream
 
 
 def queries(heads: Iterable[Head]) -> tuple[Input, ...]:
-    """The queries of heads."""
+    """Return the queries of heads."""
     return tuple(Input("q", *head) for head in heads)
 
 
 def keys(model: Model, heads: Iterable[Head]) -> tuple[Input, ...]:
-    """The keys that heads read, each KV head once."""
+    """Return the keys that heads read, each KV head once."""
     return tuple(dict.fromkeys(Input("k", head.layer, model.kv_group(head)) for head in heads))
 
 
 def values(model: Model, heads: Iterable[Head]) -> tuple[Input, ...]:
-    """The values that heads read, each KV head once."""
+    """Return the values that heads read, each KV head once."""
     return tuple(dict.fromkeys(Input("v", head.layer, model.kv_group(head)) for head in heads))
 
 
 def checked_senders(model: Model, senders: Iterable[Sender | tuple[int, int]] | None) -> tuple[Sender, ...]:
-    """The senders, all heads where None is given. Raises UsageError for one that the model does not have."""
+    """Return the senders, all heads where None is given. Raises UsageError for one that the model does not have."""
     if senders is None:
         return tuple(model.heads())
     found = tuple(sender if isinstance(sender, MLP) else Head(*sender) for sender in senders)
     if not found:
-        raise UsageError("expected at least one sender, got none")
+        raise UsageError("no sender was given: name at least one head or MLP")
     for sender in found:
         size = 1 if isinstance(sender, MLP) else model.n_heads
         head = 0 if isinstance(sender, MLP) else sender.head
@@ -81,12 +85,12 @@ def checked_senders(model: Model, senders: Iterable[Sender | tuple[int, int]] | 
 
 
 def checked_inputs(model: Model, inputs: Sequence[Input]) -> tuple[Input, ...]:
-    """The inputs. Raises UsageError for one that the model does not have."""
+    """Return the inputs without repetitions. Raises UsageError for one that the model does not have."""
     if not inputs:
-        raise UsageError("expected at least one receiver, got none")
+        raise UsageError("no receiver was given: name at least one query, key or value")
     for each in inputs:
         if each.kind not in ("q", "k", "v"):
-            raise UsageError(f"expected an input q, k or v, got {each.kind!r}")
+            raise UsageError(f"the kind of an input must be 'q', 'k' or 'v', got {each.kind!r}")
         heads = model.n_heads if each.kind == "q" else model.n_kv_heads
         if not (0 <= each.layer < model.n_layers and 0 <= each.head < heads):
             raise UsageError(_missing(model, each))
@@ -94,9 +98,9 @@ def checked_inputs(model: Model, inputs: Sequence[Input]) -> tuple[Input, ...]:
 
 
 def checked_places(model: Model, places: Sequence[Place]) -> tuple[Place, ...]:
-    """The places, as they come. Raises UsageError for one that the model does not have."""
+    """Return the places as they come. Raises UsageError for one that the model does not have."""
     if not places:
-        raise UsageError("expected at least one place to patch, got none")
+        raise UsageError("no place to patch was given: name at least one head, MLP, input or stream")
     for place in places:
         if isinstance(place, Input):
             checked_inputs(model, [place])
@@ -109,6 +113,6 @@ def checked_places(model: Model, places: Sequence[Place]) -> tuple[Place, ...]:
 
 def _missing(model: Model, node: object) -> str:
     return (
-        f"{node} does not exist: {model.name} has layers 0..{model.n_layers - 1}, heads 0..{model.n_heads - 1} "
+        f"{node} does not exist in {model.name}: it has layers 0..{model.n_layers - 1}, heads 0..{model.n_heads - 1} "
         f"and KV heads 0..{model.n_kv_heads - 1}"
     )

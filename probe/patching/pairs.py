@@ -1,7 +1,12 @@
-"""Pairs of prompts: a clean one, a corrupted one of as many tokens, and the answers that tell the two apart.
+"""On which prompts does patching run? On pairs: a clean prompt, and a corrupted one with the same number of tokens.
 
-Everything that patches runs on these: values of the corrupted run enter the clean run, and the logit difference at END,
-the last token of the prompt, says what they did.
+A pair differs in one fact, such as the name that decides the answer. Values of the corrupted run enter the clean run,
+and the effect is read at END, the last token of the prompt, from the logit difference
+
+    LD = logit(good) - logit(bad),
+
+where `good` is the right answer to the clean prompt and `bad` the answer that it is compared with. Each answer is one
+token. A role names a token of the prompt by what it is in the task ("S2", the second mention of the subject).
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import ProbeError, UsageError
-from probe.tokens import Tokens, ids_hash, padded
+from probe.tokens import Tokens, ids_hash, padded, shortened
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -22,12 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PromptPair:
-    """One clean and one corrupted prompt as text.
+    """One clean and one corrupted prompt, as text.
 
-    good, bad: the answers as they follow the prompt, " Mary"; each is one token. choices: all answers in question, good
-    first.
-    roles: characters [start, end) of the clean prompt by name ("S2"); the last token that covers them has the role.
-    group: what an average over other prompts may mix with, such as the template's name.
+    good, bad: the answers as they follow the prompt (" Mary"); each must be one token. choices: all answers to choose
+    from, `good` first. roles: characters [start, end) of the clean prompt by name ("S2"); the last token that covers
+    them has the role. group: a name for prompts whose activations may be averaged together, such as the template's.
     """
 
     clean: str
@@ -41,10 +45,11 @@ class PromptPair:
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Pairs as ids on the CPU, padded on the left, so that END is the last column.
+    """Pairs of prompts as ids on the CPU, padded on the left, so that END is the last column.
 
-    clean, corrupted: [prompts, tokens]. padding: [prompts, tokens], True for tokens; None where all are as long.
-    good, bad: [prompts] ids of the answers. choices: [prompts, choices], or None. roles: [prompts] columns by name.
+    clean, corrupted: [prompts, tokens]. padding: [prompts, tokens], True for tokens; None if all prompts have the same
+    length. good, bad: [prompts], ids of the answers. choices: [prompts, choices], or None. roles: [prompts], columns by
+    name. groups: the prompts' groups, or none.
     """
 
     clean: Tensor
@@ -61,15 +66,15 @@ class Pairs:
 
     @property
     def end(self) -> int:
-        """The column of END."""
+        """Return the column of END."""
         return self.clean.shape[1] - 1
 
     def hashes(self) -> list[str]:
-        """What tells one pair from another, both prompts of each."""
+        """Return a hash of each pair, over the ids of both prompts."""
         return [ids_hash(torch.cat(sides)) for sides in zip(self.clean, self.corrupted, strict=True)]
 
     def take(self, rows: Sequence[int] | Tensor) -> Pairs:
-        """Some of the pairs, by index or mask, without the padding that none of them needs."""
+        """Return some of the pairs, by index or mask, without the padding that none of them needs."""
         rows = torch.as_tensor(rows)
         if rows.dtype == torch.bool:
             rows = rows.nonzero()[:, 0]
@@ -89,39 +94,39 @@ class Pairs:
         )
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Pairs]]:
-        """Rows and pairs of at most `size` each, those of like length together."""
+        """Yield rows and pairs, at most `size` at a time; prompts of similar length come together."""
         lengths = torch.full((len(self),), self.clean.shape[1]) if self.padding is None else self.padding.sum(1)
         for rows in lengths.argsort(stable=True).split(size):
             yield rows, self.take(rows)
 
     def logit_difference(self, logits: Tensor) -> Tensor:
-        """logit(good) - logit(bad) at END, [prompts], of logits [prompts, vocab] or [prompts, tokens, vocab]."""
+        """Return logit(good) - logit(bad) at END, [prompts], of logits [prompts, vocab] or [prompts, tokens, vocab]."""
         end = logits[:, -1] if logits.ndim == 3 else logits
         good, bad = (ids.to(end.device)[:, None] for ids in (self.good, self.bad))
         return (end.gather(1, good) - end.gather(1, bad))[:, 0]
 
 
 def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = None) -> Pairs:
-    """The pairs as ids. Raises UsageError, naming the prompt, where lengths differ or an answer is not one token."""
+    """Return the pairs as ids. Raises UsageError with the prompt if lengths differ or an answer has several tokens."""
     if not prompts:
-        raise UsageError("expected at least one pair of prompts, got none")
+        raise UsageError("no pair of prompts was given: give at least one")
     clean = [model.tokens(prompt.clean, bos=bos) for prompt in prompts]
     corrupted = [model.tokens(prompt.corrupted, bos=bos) for prompt in prompts]
     for prompt, one, other in zip(prompts, clean, corrupted, strict=True):
         if len(one) != len(other):
             raise UsageError(
-                f"clean and corrupted prompts must have as many tokens, got {len(one)} and {len(other)}: "
-                f"{_short(prompt.clean)} and {_short(prompt.corrupted)}"
+                f"clean and corrupted prompt must have the same number of tokens, got {len(one)} and {len(other)}: "
+                f"{shortened(prompt.clean, end=True)} and {shortened(prompt.corrupted, end=True)}"
             )
         if len(one) == 0:
-            raise UsageError("expected prompts of at least one token, got an empty one")
+            raise UsageError("a prompt is empty: give at least one token")
         if prompt.choices and prompt.choices[0] != prompt.good:
-            raise UsageError(f"choices must begin with the right answer {prompt.good!r}, got {prompt.choices}")
+            raise UsageError(f"choices must begin with the answer in good, {prompt.good!r}, got {prompt.choices}")
     ids, padding = padded([tokens.ids for tokens in clean], model.tokenizer, "left")
     others, _ = padded([tokens.ids for tokens in corrupted], model.tokenizer, "left")
     names = list(prompts[0].roles)
     if any(set(prompt.roles) != set(names) for prompt in prompts):
-        raise UsageError(f"every prompt must name the roles of the first, {names}")
+        raise UsageError(f"every prompt must name the same roles as the first one, {names}")
     columns = {
         name: torch.tensor(
             [
@@ -133,12 +138,13 @@ def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = Non
     }
     counts = {len(prompt.choices) for prompt in prompts}
     if len(counts) > 1:
-        raise UsageError(f"every prompt must have as many choices, got {sorted(counts)}")
+        raise UsageError(f"every prompt must have the same number of choices, got {sorted(counts)}")
     good = [answer(model, tokens, prompt.good) for prompt, tokens in zip(prompts, clean, strict=True)]
     bad = [answer(model, tokens, prompt.bad) for prompt, tokens in zip(prompts, clean, strict=True)]
     for prompt, one, other in zip(prompts, good, bad, strict=True):
         if one == other:
-            raise UsageError(f"good and bad must differ, got {prompt.good!r} for both after {_short(prompt.clean)}")
+            place = shortened(prompt.clean, end=True)
+            raise UsageError(f"good and bad must differ, got {prompt.good!r} for both after {place}")
     return Pairs(
         clean=ids,
         corrupted=others,
@@ -159,20 +165,19 @@ def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = Non
 
 
 def answer(model: Model, prompt: Tokens, text: str) -> int:
-    """The id of the one token by which `text` follows the prompt. Raises UsageError where it takes several."""
+    """Return the id of the one token by which `text` follows the prompt. Raises UsageError if it takes several."""
     full = model.tokens(prompt.text + text, bos=prompt.bos).ids
     if len(full) != len(prompt) + 1 or not bool((full[: len(prompt)] == prompt.ids).all()):
-        raise UsageError(f"the answer {text!r} is not one token of {model.name} after {_short(prompt.text)}")
+        raise UsageError(
+            f"the answer {text!r} is not one token of {model.name} after {shortened(prompt.text, end=True)}: choose an "
+            "answer of one token"
+        )
     return int(full[-1])
 
 
 def _token(prompt: PromptPair, tokens: Tokens, role: str) -> int:
-    """The index of the last token that covers a role's characters."""
+    """Return the index of the last token that covers a role's characters."""
     try:
         return tokens.span(*prompt.roles[role])[-1]
     except ProbeError as error:
-        raise UsageError(f"the role {role!r} of {_short(prompt.clean)}: {error}") from None
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else "..." + text[-57:])
+        raise UsageError(f"the role {role!r} of {shortened(prompt.clean, end=True)} has no token: {error}") from None

@@ -1,11 +1,16 @@
-"""Path patching: a sender's effect on the logits, or on chosen inputs of attention, along paths through no other head.
+"""Which effect does a head have directly, through no other head? Path patching measures it.
 
-Wang et al. 2022, appendix B; Goldowsky-Dill et al. 2023. The sender's output is that of the corrupted prompt, every
-other head's is kept at its clean value; MLPs are recomputed, or kept too (`freeze_mlps`). What then reaches the
-receivers enters a clean run in which everything else is recomputed.
+The method is that of Wang et al. 2022, appendix B:
 
-With the heads kept, nothing moves between columns: from the sender's layer on, a run is norms, MLPs and sums of the
-stream, which needs no attention and, for the logits, no column but END. All senders of a layer run at once.
+1. The sender's output is replaced by that of the corrupted prompt. The output of every other head is held at its clean
+   value. MLPs are recomputed, or held as well (`freeze_mlps`; compare Goldowsky-Dill et al. 2023).
+2. `to_logits` reads the logit difference of this run: the effect along the direct path.
+3. `to_inputs` takes from this run only the queries, keys or values that the chosen receivers are given, and puts them
+   into a clean run in which everything else is recomputed: the effect through these receivers.
+
+While all heads are held, nothing moves between columns. From the sender's layer on, a run then consists of norms, MLPs
+and sums of the stream. It needs no attention and, for the logits, no column but END. All senders of a layer run at
+once.
 """
 
 from __future__ import annotations
@@ -24,13 +29,11 @@ from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
 from probe.patching.effects import Effects, joined
 from probe.patching.nodes import MLP, OPERANDS, Input, Sender, checked_inputs, checked_senders
-from probe.patching.runs import Activations, Tail, activations, first_difference
+from probe.patching.runs import Activations, Progress, Tail, activations, first_difference
 
 if TYPE_CHECKING:
     from probe.models import Model
     from probe.patching.pairs import Pairs
-
-Progress = Callable[[int, int], None]
 
 
 def to_logits(
@@ -42,10 +45,10 @@ def to_logits(
     batch: int = 40,
     progress: Progress | None = None,
 ) -> Effects:
-    """The effect of each sender on the logit difference along the direct path, all heads unless `senders` says.
+    """Return the effect of each sender on the logit difference along the direct path; all heads without `senders`.
 
-    batch: prompts that run at once. progress: called with (senders done, senders planned), over all batches.
-    Raises UsageError for a sender that the model does not have.
+    freeze_mlps: hold the MLPs at their clean values too. batch: number of prompts that run at once. progress: called
+    with (senders done, senders planned), over all batches. Raises UsageError for a sender that the model does not have.
     """
     return _patched(model, pairs, None, senders, freeze_mlps=freeze_mlps, end=True, batch=batch, progress=progress)
 
@@ -61,10 +64,11 @@ def to_inputs(
     batch: int = 40,
     progress: Progress | None = None,
 ) -> Effects:
-    """The effect of each sender on the logit difference through the receivers' queries, keys or values.
+    """Return the effect of each sender on the logit difference through the receivers' queries, keys or values.
 
-    end: patch the sender at END alone, which is all there is to queries of END; else at every column. A sender that no
-    receiver's layer follows has no path to any: its effect is 0. Raises UsageError for what the model does not have.
+    end: patch the sender at END alone, which is exact for receivers that are queries at END; False patches it at every
+    column. A sender has no path to receivers in its layer or before it, and an effect of 0 on them. Other options are
+    those of `to_logits`. Raises UsageError for a sender or receiver that the model does not have.
     """
     inputs = checked_inputs(model, receivers)
     return _patched(model, pairs, inputs, senders, freeze_mlps=freeze_mlps, end=end, batch=batch, progress=progress)
@@ -77,7 +81,10 @@ def _patched(
 ) -> Effects:  # fmt: skip
     nodes = checked_senders(model, senders)
     if not model.stream.split and (freeze_mlps or any(isinstance(node, MLP) for node in nodes)):
-        raise UsageError(f"the MLPs of {model.name} cannot be told from its attention: patch heads, MLPs recomputed")
+        raise UsageError(
+            f"the writes of attention and MLP in {model.name} cannot be told apart: name heads as senders and leave "
+            "freeze_mlps off"
+        )
     parts, done = [], 0
     batches = list(pairs.batches(batch))
     for rows, part in batches:
@@ -97,14 +104,14 @@ def _patched(
 
 
 class _Senders:
-    """Senders of one layer, patched at once: copy 0 of the prompts is clean, the others have one sender each."""
+    """The senders of one layer, patched at once: copy 0 of the prompts is clean, copy n has the n-th sender patched."""
 
     def __init__(self, tail: Tail, corrupted: Activations, layer: int, freeze_mlps: bool) -> None:
         self.tail, self.clean, self.corrupted = tail, tail.clean, corrupted
         self.layer, self.freeze_mlps = layer, freeze_mlps
 
     def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> Tensor | None:
-        """Changes of the logit difference [senders, prompts]; None where no receiver can be reached."""
+        """Return the changes of the logit difference [senders, prompts]; None if no receiver can be reached."""
         if receivers is None:
             found = self._frozen(senders)
             return found[1:] - found[0]
@@ -117,7 +124,7 @@ class _Senders:
         return torch.where(operands.changed(len(self.tail.pairs)), found[1:] - found[0], 0)
 
     def _frozen(self, senders: list[Sender], operands: _Operands | None = None) -> Tensor:
-        """Logit differences [copies, prompts] with all heads kept; or what receivers are given, and no further."""
+        """Return logit differences [copies, prompts] with all heads held; with `operands`, stop behind receivers."""
         copies, tail = len(senders) + 1, self.tail
         size = len(tail.pairs)
         z = {self.layer: tail.copies(self.clean.z[self.layer], copies, columns=2)}
@@ -153,13 +160,13 @@ class _Senders:
         return tail.run(self.layer, entering, *seen, held, attention=operands is not None, hooks=hooks)
 
     def _received(self, operands: _Operands, copies: int) -> Tensor:
-        """Logit differences [copies, prompts] of clean runs whose receivers are given these operands."""
+        """Return logit differences [copies, prompts] of clean runs whose receivers are given these operands."""
         entering = self.tail.copies(self.clean.entering[operands.first], copies)
         return self.tail.run(operands.first, entering, _Given(operands))
 
 
 class _Kept(Intervention):
-    """Gives every layer's z: as it is in `z`, where it stands there, else that of the clean run."""
+    """Give every layer the z that `z` holds for it, or else that of the clean run."""
 
     def __init__(self, tail: Tail, clean: Activations, z: dict[int, Tensor], copies: int) -> None:
         self._tail, self._clean, self._z, self._copies = tail, clean, z, copies
@@ -170,7 +177,7 @@ class _Kept(Intervention):
 
 
 class _Operands(Intervention):
-    """Changes nothing; keeps the queries, keys and values that receivers are given, [rows, tokens, width]."""
+    """Change nothing; keep the queries, keys and values that receivers are given, [rows, tokens, width]."""
 
     def __init__(self, receivers: Sequence[Input]) -> None:
         layers = [each.layer for each in receivers]
@@ -183,9 +190,9 @@ class _Operands(Intervention):
         return call
 
     def changed(self, prompts: int) -> Tensor:
-        """[copies - 1, prompts] bool: whether a copy's operands are those of copy 0 to more than rounding.
+        """Return [copies - 1, prompts] bool: whether a copy's operands differ from copy 0's by more than rounding.
 
-        The rows of one matrix product are not rounded alike, and a sender that changes nothing has no effect at all.
+        The rows of one matrix product are rounded differently, and a sender that changes nothing must have no effect.
         """
         found = torch.zeros((), dtype=torch.bool)
         for states in self.states.values():
@@ -195,12 +202,12 @@ class _Operands(Intervention):
         return found
 
     def of(self, call: AttentionCall) -> list[Input]:
-        """The receivers of the call's layer."""
+        """Return the receivers of the call's layer."""
         return [each for each in self.receivers if each.layer == call.layer]
 
 
 class _Given(Intervention):
-    """Gives the receivers these queries, keys and values."""
+    """Give the receivers the queries, keys and values that were kept."""
 
     def __init__(self, operands: _Operands) -> None:
         self._operands = operands
@@ -215,7 +222,7 @@ class _Given(Intervention):
 
 
 def _by_layer(nodes: Sequence[Sender], most: int) -> Iterator[tuple[int, list[int]]]:
-    """Places of the nodes of each layer, at most so many at a time."""
+    """Yield each layer and the places of its nodes, at most `most` at a time."""
     for layer in sorted({node.layer for node in nodes}):
         places = [place for place, node in enumerate(nodes) if node.layer == layer]
         for start in range(0, len(places), most):

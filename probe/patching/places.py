@@ -1,12 +1,14 @@
-"""Activation patching: one place of the clean run at a time takes what it has in the corrupted run, the rest is live.
+"""Which total effect does a place in the model have? Activation patching measures it exactly, place by place.
 
-Exact, and the total effect of the place: everything behind it is recomputed. A patched run begins at the place's layer
-and at the first column that changes, on the clean run's cache: where END alone is patched it is one decoding step.
+In a run of the clean prompt, one place takes the value that it has in the run of the corrupted prompt, and everything
+behind it is recomputed. A place is z of a head, a query, key or value, the output of an MLP, or the stream that enters
+a layer. A patched run begins at the place's layer and at the first column that changes, on the clean run's cache. If
+only END is patched, it is one decoding step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,13 +23,11 @@ from probe.interventions.call import AttentionCall
 from probe.patching.columns import END, covered
 from probe.patching.effects import Effects, joined
 from probe.patching.nodes import MLP, OPERANDS, Input, Place, Stream, checked_places
-from probe.patching.runs import Activations, Tail, activations, first_difference
+from probe.patching.runs import Activations, Progress, Tail, activations, first_difference
 
 if TYPE_CHECKING:
     from probe.models import Model
     from probe.patching.pairs import Pairs
-
-Progress = Callable[[int, int], None]
 
 
 def patch(
@@ -39,14 +39,17 @@ def patch(
     batch: int = 40,
     progress: Progress | None = None,
 ) -> Effects:
-    """The total effect of each place on the logit difference: z of a head, a query, key or value, an MLP, the stream.
+    """Return the total effect of each place on the logit difference.
 
-    at: "END", "all", the name of a role, or [prompts, tokens] bool. batch: prompts that run at once. progress: called
-    with (places done, places planned), over all batches. Raises UsageError for what the model or the pairs lack.
+    at: "END", "all", the name of a role, or [prompts, tokens] bool. batch: number of prompts that run at once.
+    progress: called with (places done, places planned), over all batches. Raises UsageError for a place that the model
+    does not have, and for columns that the pairs do not have.
     """
     nodes = checked_places(model, places)
     if not model.stream.split and any(isinstance(node, MLP) for node in nodes):
-        raise UsageError(f"the MLPs of {model.name} cannot be told from its attention: patch heads or the stream")
+        raise UsageError(
+            f"the writes of attention and MLP in {model.name} cannot be told apart: patch heads or the stream"
+        )
     whole = covered(pairs, at)
     parts, done = [], 0
     batches = list(pairs.batches(batch))
@@ -72,14 +75,14 @@ def patch(
 
 
 class _Patched(Intervention):
-    """Copies of the prompts: copy 0 is clean, copy n has the n-th node of this layer patched at the masked columns."""
+    """Copies of the prompts run at once: copy 0 is clean, copy n has the n-th node patched at the masked columns."""
 
     def __init__(self, tail: Tail, corrupted: Activations, nodes: list[Place], mask: Tensor) -> None:
         self._tail, self._corrupted, self._nodes, self._mask = tail, corrupted, nodes, mask
         self._size = len(tail.pairs)
 
     def run(self, layer: int, clean: Activations) -> Tensor:
-        """Logit differences [copies, prompts]."""
+        """Return logit differences [copies, prompts]."""
         tail, copies = self._tail, len(self._nodes) + 1
         entering = tail.copies(clean.entering[layer], copies)
         for own, node in self._rows(layer):
@@ -124,20 +127,20 @@ class _Patched(Intervention):
         ]
 
     def _mixed(self, states: Tensor, node: Place) -> Tensor:
-        """States [prompts, columns, ...] with the corrupted run's at the masked columns; all end with END."""
+        """Return states [prompts, columns, ...] with the corrupted run's at the masked columns; all end with END."""
         width = states.shape[1]
         mask = self._mask[:, -width:, None].to(states.device)
         return torch.where(mask, _values(node, self._corrupted)[:, -width:].to(states), states)
 
 
 def _changed(node: Place, clean: Activations, corrupted: Activations, mask: Tensor) -> Tensor:
-    """[prompts] bool: whether the patch changes any value; where not, its effect is 0 whatever the rounding."""
+    """Return [prompts] bool: whether the patch changes any value. If not, its effect is 0 whatever the rounding."""
     one, other = (_values(node, run) for run in (clean, corrupted))
     return ((one != other).any(-1).cpu() & mask).any(1)
 
 
 def _values(node: Place, run: Activations) -> Tensor:
-    """What a run has at a node, [prompts, tokens, ...]."""
+    """Return the values of a run at a node, [prompts, tokens, ...]."""
     if isinstance(node, Head):
         return run.z[node.layer][:, node.head]
     if isinstance(node, Input):

@@ -1,20 +1,21 @@
-"""Runs that patching starts from: what one side of the pairs computes, and forward passes that begin at a layer.
+"""How does a patched run avoid computing the whole model again? It begins at the patch, on the clean run's cache.
 
-A patched run differs from the clean one only behind the patch, so it begins there: layers before it are skipped and the
-clean stream enters. Attention is causal, so that columns before the first that is patched do not change either, nor do
-those before the first token in which the prompts differ: they stand in the clean run's key-value cache, and the patched
-run continues it. Where END alone is patched, it is one decoding step. Many patches run at once, as copies of the
-prompts in one batch: row = copy x prompts + prompt. Copy 0 is never patched, so that a patch which changes nothing has
-an effect of exactly nothing.
+1. `activations` runs one side of the pairs once and keeps what patches take: streams, heads' outputs, operands, cache.
+2. A patched run differs from the clean one only behind the patch. Layers before it are skipped, and the clean stream
+   enters the patch's layer.
+3. Attention is causal, so columns before the first patched one do not change, and neither do columns before the first
+   token in which the prompts differ. Their keys and values are read from the clean run's cache. If only END is patched,
+   the run is one decoding step.
+4. Many patches run at once, as copies of the prompts in one batch: row = copy x prompts + prompt. Copy 0 is never
+   patched, so a patch that changes nothing has an effect of exactly 0.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from probe.engine.attention import engaged
 from probe.engine.decoding import repeat
+from probe.engine.padding import forward_options
 from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
 
@@ -30,18 +32,21 @@ if TYPE_CHECKING:
     from probe.models import Model
     from probe.patching.pairs import Pairs
 
+Progress = Callable[[int, int], None]
+"""Called with the number of steps done and the number of steps planned."""
+
 TOKENS = 1600
-"""Tokens of a batch, copies times prompts times columns; what is held grows with it."""
+"""Largest number of tokens in a batch: copies times prompts times columns. The memory of a run grows with it."""
 
 
 @dataclass(frozen=True, eq=False)
 class Activations:
-    """What one side of the pairs computed: by layer, over all columns.
+    """One side of the pairs computes these values, by layer and over all columns.
 
-    entering [prompts, tokens, hidden]: the stream that enters the layer. z [prompts, heads, tokens, value_dim]. mlp
-    [prompts, tokens, hidden]: what the MLP writes, empty where a layer has no MLP of its own. query, key, value: as
-    attention takes them, after rotary embedding. difference [prompts]: the logit difference. cache: its keys and
-    values.
+    entering [prompts, tokens, hidden]: the stream that enters the layer. z [prompts, heads, tokens, value_dim]: the
+    heads' outputs. mlp [prompts, tokens, hidden]: what the MLP writes; empty if it cannot be told from attention.
+    query, key, value: as attention takes them, after rotary embedding. difference [prompts]: the logit difference.
+    cache: keys and values of all layers.
     """
 
     entering: tuple[Tensor, ...]
@@ -55,7 +60,7 @@ class Activations:
 
 
 class _Operands(Intervention):
-    """Changes nothing; keeps the operands and the output of every layer."""
+    """Change nothing; keep the operands and the output of every layer."""
 
     def __init__(self) -> None:
         self.kept: dict[int, list[Tensor]] = {}
@@ -71,7 +76,7 @@ class _Operands(Intervention):
 
 @torch.no_grad()
 def activations(model: Model, pairs: Pairs, ids: Tensor) -> Activations:
-    """What the prompts `ids`, one side of the pairs, compute in one forward pass."""
+    """Return what the prompts `ids`, one side of the pairs, compute in one forward pass."""
     stream = model.stream
     entering: dict[int, Tensor] = {}
     mlp: dict[int, Tensor] = {}
@@ -106,15 +111,15 @@ def activations(model: Model, pairs: Pairs, ids: Tensor) -> Activations:
 
 
 def first_difference(pairs: Pairs) -> int:
-    """The first column in which any prompt's sides differ; END where none do."""
+    """Return the first column in which the two sides of any pair differ; END if none differs."""
     differ = (pairs.clean != pairs.corrupted).any(0).nonzero()[:, 0]
     return int(differ[0]) if len(differ) else pairs.end
 
 
 class Tail:
-    """Forward passes of copies of the clean prompts that begin at a layer.
+    """Forward passes over copies of the clean prompts that begin at a layer.
 
-    first: the first column to run; those before it are read from the clean run's cache.
+    first: the first column to run; the columns before it are read from the clean run's cache.
     """
 
     def __init__(self, model: Model, pairs: Pairs, clean: Activations, *, first: int) -> None:
@@ -123,11 +128,11 @@ class Tail:
 
     @property
     def most(self) -> int:
-        """How many copies run at once, beside the one that is not patched."""
+        """Return the number of copies that run at once, beside the one that is not patched."""
         return max(1, TOKENS // (len(self.pairs) * (self.pairs.end + 1 - self.first)) - 1)
 
     def copies(self, values: Tensor, count: int, *, columns: int = 1) -> Tensor:
-        """Values of the clean run [prompts, ...] of the columns that run, once for each copy: [rows, ...]."""
+        """Return values [prompts, ...] at the columns that run, once for each copy: [rows, ...]."""
         own = values.narrow(columns, self.first, values.shape[columns] - self.first)
         return own.repeat(count, *[1] * (own.ndim - 1))
 
@@ -140,9 +145,10 @@ class Tail:
         attention: bool = True,
         hooks: Sequence[AbstractContextManager[None]] = (),
     ) -> Tensor:
-        """Logit differences [copies, prompts]; entering [rows, columns, hidden] enters layer `start`.
+        """Return logit differences [copies, prompts] of runs in which entering [rows, columns, hidden] enters `start`.
 
-        attention: False where the interventions give every z, so that what a query sees does not matter.
+        attention: False if the interventions give every z, so that no query needs to see a key. hooks: contexts that
+        hold during the run.
         """
         copies = entering.shape[0] // len(self.pairs)
         ids = self.pairs.clean[:, self.first :].repeat(copies, 1)
@@ -161,18 +167,10 @@ def _forward(
     model: Model, pairs: Pairs, ids: Tensor, interventions: Sequence[Intervention], *, copies: int,
     cache: DynamicCache | None, masked: bool = True,
 ) -> Tensor:  # fmt: skip
-    """Logit differences [copies, prompts] of ids [rows, columns], which continue the cache."""
-    accepted = inspect.signature(model.hf.forward).parameters
-    options: dict[str, Any] = {"use_cache": cache is not None}
-    if cache is not None:
-        options["past_key_values"] = cache
-    if masked and pairs.padding is not None:
-        padding = pairs.padding.repeat(copies, 1).to(model.device)
-        options["attention_mask"] = padding
-        if "position_ids" in accepted:
-            options["position_ids"] = (padding.long().cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-    if "logits_to_keep" in accepted:
-        options["logits_to_keep"] = 1
+    """Return logit differences [copies, prompts] of ids [rows, columns], which continue the cache."""
+    padding = pairs.padding.repeat(copies, 1) if masked and pairs.padding is not None else None
+    options = forward_options(model.hf, padding, columns=ids.shape[1], logits_to_keep=1)
+    options |= {"use_cache": cache is not None} | ({} if cache is None else {"past_key_values": cache})
     answers = torch.stack([pairs.good, pairs.bad], 1).repeat(copies, 1).to(model.device)
     with (
         engaged(model.hf, interventions=tuple(interventions), implementation=model.implementation),
@@ -186,7 +184,7 @@ def _forward(
 
 @contextmanager
 def _only(hf: PreTrainedModel, answers: Tensor) -> Iterator[None]:
-    """Unembed the answers [rows, 2] alone, to logits [rows, tokens, 2]: the vocabulary would be half of the work."""
+    """Compute the logits of the answers [rows, 2] alone, because the whole vocabulary would be half of the work."""
     head = hf.get_output_embeddings()
     if type(head) is not nn.Linear or "forward" in head.__dict__:
         yield

@@ -68,7 +68,7 @@ def test_places_and_edges_are_each_others_inverse_and_mistakes_are_one_line():
         EdgeCircuit.of_nodes(found, [(7, 0)])
     with pytest.raises(UsageError, match="pairs that are no edges"):
         EdgeCircuit(found, torch.ones_like(found.exists))
-    with pytest.raises(UsageError, match=r"expected 0\.\.82 edges, got 83"):
+    with pytest.raises(UsageError, match=r"within 0\.\.82 edges, got 83"):
         EdgeCircuit.random(found, 83, seed=0)
 
 

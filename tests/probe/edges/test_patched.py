@@ -177,5 +177,5 @@ def test_mistakes_are_one_line():
     patched = Patched(wiring, some_pairs())
     with pytest.raises(UsageError, match=r"weights must be \[19, 11\], got \[3, 3\]"):
         patched.logits(torch.ones(3, 3))
-    with pytest.raises(UsageError, match="starts at layer 1 needs the changes"):
+    with pytest.raises(UsageError, match="a run from layer 1 on needs the changes"):
         patched.run(wiring.graph.exists, start=1)

@@ -34,5 +34,5 @@ def test_batches_are_put_back_in_order():
 
 
 def test_shapes_must_fit():
-    with pytest.raises(UsageError, match=r"expected \[3 nodes, 2 prompts\], got \[2, 2\]"):
+    with pytest.raises(UsageError, match=r"patched must be \[3 nodes, 2 prompts\], got \[2, 2\]"):
         Effects(NODES, PATCHED[:2], CLEAN, CORRUPTED)

@@ -151,15 +151,24 @@ def changed(**fields: object) -> PromptPair:
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ([], "expected at least one pair of prompts, got none"),
-        ([changed(corrupted="Mary met. Mary thanked")], "must have as many tokens, got 7 and 5: 'Mary and John met. J"),
-        ([changed(clean="", corrupted="", roles={})], "expected prompts of at least one token"),
+        ([], "no pair of prompts was given"),
+        (
+            [changed(corrupted="Mary met. Mary thanked")],
+            "must have the same number of tokens, got 7 and 5: 'Mary and John",
+        ),
+        ([changed(clean="", corrupted="", roles={})], "a prompt is empty: give at least one token"),
         ([changed(good=" Mary Ann", choices=())], "' Mary Ann' is not one token of llama after 'Mary and John met"),
         ([changed(bad=" Mary", choices=())], "good and bad must differ, got ' Mary' for both"),
-        ([changed(choices=(" John", " Mary"))], r"choices must begin with the right answer ' Mary', got \(' John'"),
-        ([SHORT, changed(choices=())], r"every prompt must have as many choices, got \[0, 3\]"),
-        ([SHORT, changed(roles={"IO": (0, 4)})], r"every prompt must name the roles of the first, \['IO', 'S2'\]"),
-        ([changed(roles={"IO": (4, 4)})], "the role 'IO' of 'Mary and John met. John thanked': expected 0 <= start <"),
+        ([changed(choices=(" John", " Mary"))], r"choices must begin with the answer in good, ' Mary', got \(' John'"),
+        ([SHORT, changed(choices=())], r"every prompt must have the same number of choices, got \[0, 3\]"),
+        (
+            [SHORT, changed(roles={"IO": (0, 4)})],
+            r"every prompt must name the same roles as the first one, \['IO', 'S2'\]",
+        ),
+        (
+            [changed(roles={"IO": (4, 4)})],
+            "the role 'IO' of 'Mary and John met. John thanked' has no token: the span 4:4",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused(llama, prompts, message):

@@ -203,11 +203,13 @@ def test_padding_and_batches_change_nothing():
 
 def test_what_does_not_exist_is_refused():
     model, pairs = tiny("llama"), some_pairs()
-    with pytest.raises(UsageError, match=r"L1H4 does not exist: .* layers 0\.\.1, heads 0\.\.3 and KV heads 0\.\.1"):
+    with pytest.raises(
+        UsageError, match=r"L1H4 does not exist in .*: it has layers 0\.\.1, heads 0\.\.3 and KV heads 0\.\.1"
+    ):
         to_logits(model, pairs, senders=[(1, 4)])
     with pytest.raises(UsageError, match="L1K2 does not exist"):
         to_inputs(model, pairs, [Input("k", 1, 2)])
-    with pytest.raises(UsageError, match="at least one receiver"):
+    with pytest.raises(UsageError, match="no receiver was given"):
         to_inputs(model, pairs, [])
-    with pytest.raises(UsageError, match="expected an input q, k or v, got 'o'"):
+    with pytest.raises(UsageError, match="the kind of an input must be 'q', 'k' or 'v', got 'o'"):
         to_inputs(model, pairs, [Input("o", 1, 2)])

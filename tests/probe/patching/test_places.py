@@ -170,11 +170,11 @@ def test_attribution_is_the_slope_of_a_partial_patch(model):
 
 def test_mistakes_are_one_line():
     model, given = tiny("llama"), some_pairs()
-    with pytest.raises(UsageError, match=r"expected END, all or a role of \['middle'\], got 'S2'"):
+    with pytest.raises(UsageError, match=r"the columns must be END, all or a role among \['middle'\], got 'S2'"):
         patch(model, given, [Head(0, 0)], at="S2")
     with pytest.raises(UsageError, match="stream2 does not exist"):
         patch(model, given, [Stream(2)])
-    with pytest.raises(UsageError, match="at least one place"):
+    with pytest.raises(UsageError, match="no place to patch was given"):
         patch(model, given, [])
     with pytest.raises(UsageError, match=r"columns must be \[3, 9\] of bool, got \[3, 8\]"):
         patch(model, given, [Head(0, 0)], at=torch.ones(3, 8, dtype=torch.bool))

@@ -129,7 +129,7 @@ def without(name: str) -> dict[str, object]:
         (ROW | {"roles": {"S": [15, 19]}}, r'expected a text or \[text, occurrence from 1\], got \[15, 19\]'),
         (ROW | {"roles": {"S": None}}, r"expected a text or \[text, occurrence from 1\], got null"),
         (ROW | {"roles": {"IO": "Mary"}}, r"must be those of the first pair, \['IO', 'S1', 'S2'\], got \['IO'\]"),
-        (ROW | {"corrupted": "Then"}, "clean and corrupted prompts must have as many tokens, got 15 and 1"),
+        (ROW | {"corrupted": "Then"}, "clean and corrupted prompt must have the same number of tokens, got 15 and 1"),
         (ROW | {"bad": " Johnson Jr"}, "the answer ' Johnson Jr' is not one token of llama after"),
     ],
 )  # fmt: skip
