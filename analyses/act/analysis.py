@@ -25,6 +25,7 @@ from probe.frame.run import runner
 from probe.frame.speed import Speed, operations, plain_seconds
 from probe.heads import Head
 from probe.interventions import CalibrateSinks
+from probe.interventions.sink_rules import THRESHOLDS
 from probe.models import Model
 from probe.saving.jsonable import dumps, encode
 from probe.saving.manifest import Manifest, peak_memory
@@ -164,7 +165,16 @@ class ActAnalysis(Analysis[Settings, Calibration]):
         )
 
     def _calibrating(self, heads: Sequence[Head]) -> CalibrateSinks:
-        return VARIANTS[self.settings.variant](heads, **self.settings.calibration())
+        asked = self.settings
+        changes: dict[str, Any] = {"beta": asked.beta, "min_rows": asked.min_rows, "prefix": asked.prefix}
+        if asked.rule is not None:
+            rule: Any = asked.rule.replace("-", "_")
+            changes |= {"rule": rule, "threshold": THRESHOLDS[rule]}
+        if asked.threshold is not None:
+            changes["threshold"] = asked.threshold
+        if asked.spare is not None:
+            changes["spare"] = asked.spare.replace("-", " ")
+        return VARIANTS[asked.variant](heads, **changes)
 
     def _ranked(self, gradient: Tensor) -> list[Head]:
         return sorted(self._candidates, key=lambda head: float(gradient[head]))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Calibration(Result):
-    """What calibrating sinks does to a classifier.
+    """The scores of a classifier under each condition, and the heads that were calibrated.
 
     conditions: one row for each condition, draw and split: accuracy, nll (nats), nll_low and nll_high (95 % bootstrap
     over examples), auc, n. losses: one row for each condition, draw, split and example: loss in nats. heads: one row

@@ -65,15 +65,3 @@ class Settings(Base):
         """Refuse two tasks."""
         if self.examples is not None and self.task is not None:
             raise UsageError("--task: expected a task file or examples, got both")
-
-    def calibration(self) -> dict[str, Any]:
-        """Return the arguments of `CalibrateSinks` that stand in the place of the variant's."""
-        from probe.interventions.sink_rules import THRESHOLDS
-
-        chosen: dict[str, Any] = {"beta": self.beta, "min_rows": self.min_rows, "prefix": self.prefix}
-        if self.rule is not None:
-            rule: Any = self.rule.replace("-", "_")
-            chosen |= {"rule": rule, "threshold": THRESHOLDS[rule]}
-        if self.threshold is not None:
-            chosen["threshold"] = self.threshold
-        return chosen | ({} if self.spare is None else {"spare": self.spare.replace("-", " ")})

@@ -17,6 +17,7 @@ from probe.errors import UsageError
 from probe.frame.analysis import Analysis, Cost, Facts, Measured, Prompt, Records, Unit
 from probe.frame.run import runner
 from probe.frame.speed import Speed, operations, plain_seconds
+from probe.interventions.sink_rules import THRESHOLDS, Rule
 from probe.models import Model
 from probe.saving.manifest import Manifest, peak_memory
 from probe.tokens import Tokens
@@ -28,14 +29,17 @@ class SinkAnalysis(Analysis[Settings, Sinks]):
     name, claims = "sinks", CLAIMS
 
     def prepare(self, model: Model) -> None:
-        files = self.settings.texts
-        self._texts = self.settings.prose or (from_files(files) if files else TEXTS)
-        self._prompts = [_tokens(model, text, self.settings.max_tokens) for text in self._texts]
+        asked, files = self.settings, self.settings.texts
+        self._rule: Rule = asked.rule.replace("-", "_")  # type: ignore[assignment]
+        self._threshold = THRESHOLDS[self._rule] if asked.threshold is None else asked.threshold
+        self._texts = asked.prose or (from_files(files) if files else TEXTS)
+        self._prompts = [_tokens(model, text, asked.max_tokens) for text in self._texts]
         self._places = model.stream.places
 
     def inputs(self) -> dict[str, object]:
         pairs = zip(self._texts, self._prompts, strict=True)
-        return {"texts": [[text.name, tokens.hash] for text, tokens in pairs]}
+        # the rule's own threshold is the same run, whether it is typed or not
+        return {"texts": [[text.name, tokens.hash] for text, tokens in pairs], "threshold": self._threshold}
 
     def describe(self) -> str:
         count = len(self._texts)
@@ -121,8 +125,8 @@ class SinkAnalysis(Analysis[Settings, Sinks]):
             phi=[torch.tensor(sample["phi"]) for sample in caused],
             causes=pd.DataFrame(causes, columns=columns),
             windows=tuple(measured[0]["windows"]),
-            rule=self.settings.sink_rule,
-            threshold=self.settings.level,
+            rule=self._rule,
+            threshold=self._threshold,
             min_rows=self.settings.min_rows,
             epsilon=self.settings.epsilon,
             n_kv_heads=model.n_kv_heads,

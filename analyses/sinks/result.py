@@ -31,7 +31,9 @@ WRITES = 0.1
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Sinks(Result):
-    """What was measured on each text. Axes: texts, layers, heads, keys; places are sub-blocks in the order they write.
+    """Attention, massive activations and conditions of each text.
+
+    Axes are texts, layers, heads, keys; places are sub-blocks in the order in which they write.
 
     column_means: one [layers, heads, keys] per text. first_mass, value_ratio: [texts, layers, heads].
     strings: the tokens of each text. texts: one row per text: name, tokens, loss (nats per token).

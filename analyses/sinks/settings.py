@@ -64,19 +64,3 @@ class Settings(Base):
         """Refuse two sources of texts, and an empty one."""
         if self.prose is not None and (self.texts or not self.prose):
             raise UsageError(f"prose: expected at least one text and no --text beside it, got {len(self.prose)}")
-
-    @property
-    def level(self) -> float:
-        """Return the threshold of the rule."""
-        from probe.interventions.sink_rules import THRESHOLDS
-
-        return THRESHOLDS[self.sink_rule] if self.threshold is None else self.threshold
-
-    @property
-    def sink_rule(self) -> Any:
-        """Return the rule by its name in `probe.interventions.sink_rules`."""
-        return self.rule.replace("-", "_")
-
-    def identity(self) -> dict[str, Any]:
-        """Return what decides the numbers; the rule's own threshold is the same run whether it is typed or not."""
-        return super().identity() | {"threshold": self.level}

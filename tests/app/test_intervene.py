@@ -46,7 +46,7 @@ def refused(arguments, capsys) -> str:
 
 
 def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
-    monkeypatch.setattr("probe.app.cli.work.save_pictures", lambda figures, to: list(figures))
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda figures, to: list(figures))
     assert cli.run([*typed(folder), "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)  # nothing else on stdout

@@ -15,7 +15,7 @@ from probe.app import cli
 def loaded_once(llama, monkeypatch):
     """The session's model stands in for a second load of the same one."""
     monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
-    monkeypatch.setattr("probe.app.cli.work.save_pictures", lambda figures, folder: [])
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda figures, folder: [])
 
 
 @pytest.fixture(scope="module")

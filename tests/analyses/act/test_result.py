@@ -252,13 +252,14 @@ def test_candidates_are_all_layers_but_the_first_two_and_the_last(llama):
 
 def test_the_settings_reach_the_intervention():
     heads = [Head(12, 0)]
-    plain = {"beta": 0.4, "min_rows": 1, "prefix": None}
-    assert Settings().calibration() == plain and CalibrateSinks(heads, **plain) == CalibrateSinks(heads)
-    changed = Settings(rule="alpha-times-uniform", min_rows=4, prefix=9, spare="first-token").calibration()
-    assert CalibrateSinks.release(heads, **changed) == CalibrateSinks(
-        heads, rule="alpha_times_uniform", threshold=5.0, min_rows=4, prefix=9
+    assert ActAnalysis(Settings())._calibrating(heads) == CalibrateSinks.release(heads)
+    assert ActAnalysis(Settings(variant="paper"))._calibrating(heads) == CalibrateSinks(heads)
+    changed = Settings(rule="alpha-times-uniform", min_rows=4, prefix=9, spare="first-token", beta=0.1)
+    assert ActAnalysis(changed)._calibrating(heads) == CalibrateSinks(
+        heads, rule="alpha_times_uniform", threshold=5.0, min_rows=4, prefix=9, beta=0.1
     )
-    assert Settings(threshold=0.2).calibration() == plain | {"threshold": 0.2}
+    own = Settings(rule="alpha-over-n", threshold=0.2)
+    assert ActAnalysis(own)._calibrating(heads) == CalibrateSinks.release(heads, rule="alpha_over_n", threshold=0.2)
 
 
 def test_every_setting_and_every_example_names_another_run_folder(llama):

@@ -63,7 +63,8 @@ def test_every_setting_names_another_run_folder(llama: Model, tmp_path):
     assert len(set(made)) == len(made)
     file = identity(prepared(llama, texts=(tmp_path / "memo",)), llama)
     assert file == identity(prepared(llama, prose=TEXTS[:1]), llama)  # the same text, wherever it comes from
-    assert Settings(threshold=0.1).identity() == Settings().identity()  # the rule's own, given by hand
+    typed, own = (identity(prepared(llama, threshold=value), llama) for value in (0.1, None))
+    assert typed == own  # the rule's own, given by hand
 
 
 def test_the_rules_are_those_of_the_interventions():
