@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 TABLE: dict[str, str] = {
+    "heads": "probe.analyses.heads.analysis:HeadAnalysis",
     "intervene act": "probe.analyses.act.analysis:ActAnalysis",
     "sinks": "probe.analyses.sinks.analysis:SinkAnalysis",
 }

@@ -29,7 +29,7 @@ from probe.benchmarks.plan import Case, Group, Settings
 STARTING = 600.0
 """Seconds that a case may take to get ready: imports, weights, compilation."""
 SHORTEST, MOST_CALLS = 0.1, 100
-"""A repetition repeats its call until it takes about so many seconds, or so many calls."""
+"""A repetition repeats its call until it takes SHORTEST seconds or has made MOST_CALLS calls."""
 WEIGHED = {"MALLOC_MMAP_THRESHOLD_": "100000"}
 """What makes glibc take blocks from this size on from the system, and give them back; others do not read it."""
 NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "OutOfMemoryError", "out of memory", "ENOMEM")
@@ -71,14 +71,14 @@ class Worker:
         }  # fmt: skip
 
     def prepare(self) -> dict[str, Any]:
-        """What the case says when it is ready: memory held, and facts. Raises Ended."""
+        """Return what the case reports when it is ready: memory held, and facts. Raises Ended."""
         free = available() if self._settings.device == "cpu" else None
         if free is not None:
             self.limit = min(self.limit, free)
         return self._ask(self._spec | {"limit": self.limit}, STARTING)
 
     def repeat(self, calls: int) -> dict[str, Any]:
-        """Seconds of a call, and memory, from one repetition. Raises Ended."""
+        """Return seconds of a call, and memory, from one repetition. Raises Ended."""
         return self._ask({"calls": calls}, self._settings.timeout)
 
     def _ask(self, question: dict[str, Any], timeout: float) -> dict[str, Any]:
@@ -130,12 +130,12 @@ class Worker:
 
 
 def gigabytes(size: int) -> str:
-    """Bytes in decimal units: 20 GB."""
+    """Return the bytes in decimal units: 20 GB."""
     return f"{size / 10**9:.3g} GB"
 
 
 def explanation(lines: list[str]) -> str:
-    """The exception of a traceback's text, which may be followed by notes: its last line that starts with one."""
+    """Return the exception of a traceback's text: its last line that starts with one, for notes may follow."""
     for line in reversed(lines):
         name = line.split(":")[0].split("[")[0]
         if name.replace(".", "").replace("_", "").isalnum() and name.endswith(("Error", "Exception", "Interrupt")):
@@ -158,7 +158,7 @@ class Measured:
     seconds: list[float] = field(default_factory=list)
 
     def record(self) -> dict[str, Any]:
-        """One row: median and quartiles in seconds, memory in bytes; growth is beyond imports, weights and inputs."""
+        """Return the case's row: median and quartiles in seconds, memory in bytes."""
         times = self.seconds if self.status == "ok" else []
         quarters = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
         return asdict(self.case) | {
@@ -180,7 +180,7 @@ class Measured:
 def measure(
     group: Group, settings: Settings, *, turn: Callable[[int], None] = lambda done: None
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The records of a group's cases, and every time taken, in the order in which it was.
+    """Return the records of a group's cases, and every time taken, in order.
 
     Round 0 is not counted, and after the others one repetition more gives the memory; `turn` gets how many are done,
     after each. A case that fails is out of the following rounds.
@@ -224,7 +224,7 @@ def measure(
 
 
 def _warm_up(each: Measured, worker: Worker) -> None:
-    """The uncounted round, which also finds how many calls make a repetition."""
+    """Run the uncounted round, which also finds how many calls make a repetition."""
     if each.status != "ok":
         return
     answer = _unless_ended(each, lambda: worker.repeat(1))
@@ -235,7 +235,7 @@ def _warm_up(each: Measured, worker: Worker) -> None:
 
 
 def _weigh(each: Measured, group: Group, settings: Settings) -> None:
-    """The memory of the case, in a process of its own."""
+    """Measure the memory of the case, in a process of its own."""
     if each.status != "ok":
         return
     with Worker(each.case, group, settings, environment=WEIGHED) as worker:
@@ -246,7 +246,7 @@ def _weigh(each: Measured, group: Group, settings: Settings) -> None:
 
 
 def _unless_ended(each: Measured, question: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
-    """The answer; None where there is none, and then the case says why."""
+    """Return the answer; None if the case ended, whose record then says why."""
     try:
         return question()
     except Ended as ended:

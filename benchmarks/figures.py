@@ -86,7 +86,7 @@ def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> str:
 
 
 def _ours(rows: pd.DataFrame) -> list[str]:
-    """The implementations among the cases, in order."""
+    """Return the implementations among the cases, in order."""
     return [str(name) for name in rows.loc[rows["method"] == "attend", "implementation"].unique()]
 
 
@@ -99,7 +99,7 @@ def look(case: dict[str, Any], ours: list[str]) -> Look:
 
 
 def _ticks(values: pd.Series) -> list[float]:
-    """Round numbers that cover the values: 1, 2 and 5 times powers of ten, more of them where the values are close."""
+    """Return round numbers that cover the values: 1, 2 and 5 times powers of ten, or closer ones."""
     low, high = values[values > 0].min(), values.max()
     digits = (1, 2, 5) if high > 4 * low else (1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 4, 5, 6, 7, 8, 9)
     steps = [round(digit * 10.0**power, 9) for power in range(-6, 13) for digit in digits]

@@ -1,4 +1,4 @@
-"""What must hold before a time is worth reporting: the kernel tests pass, and what is timed agrees with the reference.
+"""The checks before any timing: the kernel tests pass, and each implementation agrees with the reference.
 
 The tests are those of a checkout; an installed wheel has none. The agreement is checked always, on the device, in the
 dtype and with the heads that are measured, over lengths that fill no block.
@@ -30,13 +30,13 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 
 
 def kernel_tests() -> Path | None:
-    """The folder of kernel tests of this checkout; None where probe is installed without tests."""
+    """Return the folder of kernel tests of this checkout; None where probe is installed without tests."""
     folder = Path(probe.__file__).resolve().parent.parent / "tests" / "kernels"
     return folder if folder.is_dir() else None
 
 
 def run_tests(tests: Path) -> dict[str, Any]:
-    """How many tests passed, and in how many seconds. Raises ProbeError that names those that did not."""
+    """Run the tests; return how many passed and the seconds. Raises ProbeError that names the failed ones."""
     start = time.monotonic()
     command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-rfE", "-m", "not slow", "-p", "no:cacheprovider"]
     folder = tests.resolve()
@@ -45,14 +45,14 @@ def run_tests(tests: Path) -> dict[str, Any]:
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         lines = (done.stdout + done.stderr).strip().splitlines()
         raise ProbeError(
-            f"nothing is measured, for the tests in {tests} fail: {', '.join(failed) or (lines or ['no output'])[-1]}"
+            f"the tests in {tests} fail, so nothing is measured: {', '.join(failed) or (lines or ['no output'])[-1]}"
         )
     passed = re.search(r"(\d+) passed", done.stdout)
     return {"tests": _name(folder), "passed": int(passed[1]) if passed else 0, "seconds": time.monotonic() - start}
 
 
 def check_agreement(settings: Settings, implementations: Sequence[str]) -> dict[str, float]:
-    """The largest relative difference of each implementation from the reference, over every statistic that is timed.
+    """Return each implementation's largest relative difference from the reference, over the statistics timed.
 
     Raises ProbeError where one is too large.
     """
@@ -68,20 +68,20 @@ def check_agreement(settings: Settings, implementations: Sequence[str]) -> dict[
                 worst[name] = max(worst[name], error)
                 if not error <= TOLERANCE[settings.dtype]:
                     raise ProbeError(
-                        f"nothing is measured, for {name} disagrees with the reference: {what} by {error:.2g}"
+                        f"{name} disagrees with the reference, so nothing is measured: {what} by {error:.2g}"
                     )
     return worst
 
 
 def difference(found: Tensor, expected: Tensor) -> float:
-    """The largest |found - expected| / (1 + |expected|); NaN where only one of them is no number."""
+    """Return the largest |found - expected| / (1 + |expected|); NaN where only one of them is no number."""
     found, expected = found.double(), expected.double()
     apart = (found - expected).abs() / (1 + expected.abs())
     return float(apart.masked_fill(found == expected, 0).max())
 
 
 def _pairs(found: tuple[Tensor, Statistics], expected: tuple[Tensor, Statistics]) -> list[tuple[str, Tensor, Tensor]]:
-    """Output and statistics beside those expected; keys are left out, for a near tie may go to either."""
+    """Return output and statistics beside those expected, without keys, for a near tie may go to either."""
     pairs = [("output", found[0], expected[0])]
     for field in fields(Statistics):
         one, other = getattr(found[1], field.name), getattr(expected[1], field.name)
@@ -91,7 +91,7 @@ def _pairs(found: tuple[Tensor, Statistics], expected: tuple[Tensor, Statistics]
 
 
 def _root(tests: Path) -> Path:
-    """The folder to run pytest in: the checkout's root for its own tests."""
+    """Return the folder to run pytest in: the checkout's root for its own tests."""
     own = Path(probe.__file__).resolve().parent.parent
     return own if tests.is_relative_to(own) else (tests if tests.is_dir() else tests.parent)
 

@@ -1,4 +1,4 @@
-"""The kernel cases: attention on random tensors, by torch, by ours, and as one would write it with the map at hand."""
+"""The kernel cases: attention on random tensors, by torch, by our implementations, and with the whole map."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from probe.kernels.contract import Band, Request
 
 WINDOW = 10
 OTHERS = ("sdpa", "reference")
-"""Implementations that are no case of their own: one returns no statistics, the other defines what is right."""
+"""Implementations without a case: the first returns no statistics, the second is the definition."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """What a case does when it is timed, and facts about it worth reporting.
 
-    check: looks at what the first call returned, outside the clock, and raises ValueError if that is not what the case
-    is about. holds: what stays in memory though the call does not use it, as the tokenizer beside a model does.
+    check: called on what the first call returned, outside the clock; raises ValueError if that is not what the case
+    measures. holds: an object that stays in memory though the call does not use it, such as a model's tokenizer.
     """
 
     call: Callable[[], Any]
@@ -35,7 +35,7 @@ class Work:
 
 
 def inputs(settings: Settings, length: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Random query [batch, heads, length, head_dim], and key and value [batch, kv_heads, length, head_dim]."""
+    """Return random query [batch, heads, length, head_dim], key and value [batch, kv_heads, length, head_dim]."""
     generator = torch.Generator().manual_seed(settings.seed)
     heads = (settings.heads, settings.kv_heads, settings.kv_heads)
     tensors = (torch.randn(settings.batch, count, length, settings.head_dim, generator=generator) for count in heads)
@@ -45,7 +45,7 @@ def inputs(settings: Settings, length: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def requests(length: int, *, seed: int = 0, device: str = "cpu") -> dict[str, Request]:
-    """What each kind of case asks for: all row statistics; column sums too; a window and four key sets beside these."""
+    """Return the statistics of each kind of case, by its name in `Case.statistics`."""
     rows = {"lse": True, "entropy": True, "distance": True, "top": 1}
     position = torch.arange(length)
     sets = torch.stack(
@@ -64,7 +64,7 @@ def requests(length: int, *, seed: int = 0, device: str = "cpu") -> dict[str, Re
 
 
 def serving(settings: Settings) -> dict[str, str]:
-    """Implementations to measure, by name: "" for those that can serve here, and why not for the others."""
+    """Return the implementations to measure by name: "" for those that can serve here, else the reason."""
     query, key, _ = inputs(settings, 8)
     found = {}
     for name in IMPLEMENTATIONS:
@@ -79,7 +79,7 @@ def serving(settings: Settings) -> dict[str, str]:
 
 
 def work(case: Case, settings: Settings, length: int) -> Work:
-    """The work of a kernel case."""
+    """Return the work of a kernel case."""
     query, key, value = inputs(settings, length)
     if case.method == "sdpa":
         return Work(call=lambda: scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True))
@@ -98,7 +98,7 @@ def work(case: Case, settings: Settings, length: int) -> Work:
 
 
 def dense(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
-    """Output, lse, entropy, distance, top weight, top key and received attention, from the whole map in float32."""
+    """Return output, row statistics, top key and received attention, from the whole map in float32."""
     length, group = query.shape[2], query.shape[1] // key.shape[1]
     key, value = (tensor.repeat_interleave(group, 1) for tensor in (key, value))
     position = torch.arange(length, device=query.device)
@@ -116,7 +116,7 @@ def dense(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
 
 
 def flex(query: Tensor, key: Tensor, value: Tensor, *, lse: bool) -> Work:
-    """torch's compiled flex_attention, compiled before it is timed."""
+    """Return the work of torch's flex_attention, compiled before it is timed."""
     from torch.nn.attention.flex_attention import AuxRequest, create_block_mask, flex_attention
 
     length = query.shape[2]

@@ -1,4 +1,4 @@
-"""What a process holds and may hold. On a GPU, memory is what torch has allocated there."""
+"""The memory that a process holds and may hold. On a GPU, memory is what torch has allocated there."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Meter:
         self._device = device
 
     def held(self) -> int:
-        """What is held now; the peak so far where the system does not say."""
+        """Return what is held now, or the peak so far where the system does not report the former."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
         return resident() if STATUS.exists() else peak_memory()
 
     def settle(self) -> int:
-        """What is held once everything that is free is back with the system: the ground that growth is counted from."""
+        """Free what can be freed, and return what is still held: growth is counted from there."""
         gc.collect()
         if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
             library.malloc_trim(0)
@@ -48,19 +48,19 @@ class Meter:
                 Path("/proc/self/clear_refs").write_text("5")
 
     def peak(self) -> int:
-        """The most held since `restart`."""
+        """Return the most held since `restart`."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         return peak_memory()
 
 
 def resident() -> int:
-    """Bytes that this process has resident now, on Linux."""
+    """Return the bytes that this process has resident now, on Linux."""
     return 1024 * next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
 
 
 def available() -> int | None:
-    """Bytes that a new process could take before the machine runs out, less a little; None where unknown."""
+    """Return the bytes that a new process could take before the machine runs out, less SPARE; None if unknown."""
     facts = Path("/proc/meminfo")
     if not facts.exists():
         return None

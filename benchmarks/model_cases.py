@@ -23,7 +23,7 @@ CALIBRATED = 30
 
 
 def work(case: Case, settings: Settings, length: int) -> Work:
-    """The work of a model case, its model loaded."""
+    """Load the model of a model case and return its work."""
     if case.method in ("stats", "act"):
         return ours(settings, length, method=case.method, implementation=case.implementation)
     hf, tokenizer = load_weights(
@@ -53,13 +53,13 @@ def work(case: Case, settings: Settings, length: int) -> Work:
 
 
 def prompt(settings: Settings, length: int, vocab: int) -> Tensor:
-    """Random token ids [1, length]."""
+    """Return random token ids [1, length]."""
     generator = torch.Generator().manual_seed(settings.seed)
     return torch.randint(vocab, (1, length), generator=generator).to(settings.device)
 
 
 def ours(settings: Settings, length: int, *, method: str, implementation: str) -> Work:
-    """Every statistic but key sets and pooled maps, of all heads of all layers; or no statistic, and ACT."""
+    """Return the work of our cases: every statistic but key sets and pooled maps, of all heads; or ACT."""
     import probe
     from probe.interventions import CalibrateSinks
     from probe.saving.manifest import attention
@@ -89,7 +89,7 @@ def ours(settings: Settings, length: int, *, method: str, implementation: str) -
 
 
 def bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor, settings: Settings) -> Work:
-    """TransformerLens's cache of every layer's `hook_pattern`."""
+    """Return the work of TransformerLens: a cache of every layer's `hook_pattern`."""
     from transformer_lens.model_bridge import TransformerBridge
 
     model = TransformerBridge.boot_transformers(
@@ -104,7 +104,7 @@ def bridge(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor,
 
 
 def nnsight(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, ids: Tensor) -> Work:
-    """The second output of each attention module, saved inside a trace."""
+    """Return the work of nnsight: the second output of each attention module, saved inside a trace."""
     from nnsight import TransformersModel
 
     model = TransformersModel(hf, tokenizer=tokenizer, task="text-generation")

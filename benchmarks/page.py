@@ -32,7 +32,7 @@ WHAT = {
 
 
 def write(found: Benchmark, page: Path) -> Path:
-    """Write the page, with pictures and their interactive pages in figures/ beside it; its path."""
+    """Write the page, with pictures and their interactive pages in figures/ beside it; return its path."""
     from plotly.offline import get_plotlyjs_version
 
     plots = {f"bench-{suite}": plot for suite, plot in found.figures().items()}
@@ -46,7 +46,7 @@ def write(found: Benchmark, page: Path) -> Path:
 
 
 def elsewhere(command: str) -> str:
-    """A command without what says where its run is kept and how much it tells: that is this machine's affair."""
+    """Return a command without the options that say where its run is kept and how much it prints."""
     words = iter(shlex.split(command))
     kept = []
     for word in words:
@@ -58,7 +58,7 @@ def elsewhere(command: str) -> str:
 
 
 def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
-    """The page, line by line; `pictures` are the names of those that could be drawn."""
+    """Return the page, line by line; `pictures` are the names of those that could be drawn."""
     command = elsewhere(found.manifest.command.replace("__main__.py", "probe"))
     text = [
         "# Benchmarks",
@@ -68,12 +68,12 @@ def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
         "",
         *(f"- {line}" for line in machine(found)),
         "",
-        "Each case has a process of its own. The processes are alive together and are asked in turn for one "
-        "repetition each, so whatever else the machine does hits all cases alike; the first round does not count. "
-        "Times are medians, and multiples are quotients of medians from the same rounds. A repetition is one call, or "
-        "as many as fill a tenth of a second. Memory is the most that was resident (on a GPU: allocated by torch) in "
-        "one repetition in a fresh process, less what was when imports, weights and inputs were in place; there the C "
-        "library gives freed blocks back at once, for how many it keeps by itself is chance and hides a case's need.",
+        "Each case runs in its own process. The processes take turns, one repetition each, so that other load on the "
+        "machine affects all cases alike; the first round is not counted. Times are medians, and multiples are "
+        "quotients of medians from the same rounds. A repetition is one call, or the number of calls that fills a "
+        "tenth of a second. Memory is the largest resident size (on a GPU: allocated by torch) during one repetition "
+        "in a fresh process, minus the size when imports, weights and inputs were in place. In that process the C "
+        "library returns freed blocks at once, because how many it would keep varies from run to run.",
     ]
     for suite in found.cases["suite"].unique():
         text += section(found, suite, f"bench-{suite}" in set(pictures))
@@ -81,7 +81,7 @@ def lines(found: Benchmark, pictures: Iterable[str] = ()) -> list[str]:
 
 
 def section(found: Benchmark, suite: str, picture: bool) -> list[str]:
-    """The heading, picture and tables of one suite."""
+    """Return the heading, picture and tables of one suite."""
     kernels = suite == "kernels"
     text = ["", f"## {HEADINGS[suite]}", "", WHAT[suite], ""]
     if picture:
@@ -104,14 +104,14 @@ def section(found: Benchmark, suite: str, picture: bool) -> list[str]:
 
 
 def markdown(table: Table) -> list[str]:
-    """The lines of a Markdown table; all columns but the first are numbers."""
+    """Return the lines of a Markdown table; all columns but the first are numbers."""
     columns, rows = table
     head = ["| " + " | ".join(columns) + " |", "|---|" + "---:|" * (len(columns) - 1)]
     return head + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _products(found: Benchmark) -> list[str]:
-    """How the matrix products were done, and how fast."""
+    """Return how the matrix products were done, and how fast."""
     text = []
     for case in found.suite("kernels").to_dict(orient="records"):
         if case["method"] != "products" or case["status"] != "ok":
@@ -123,7 +123,7 @@ def _products(found: Benchmark) -> list[str]:
 
 
 def _peers(found: Benchmark) -> list[str]:
-    """What peers are multiples of, and which kernels served ours."""
+    """Return what peers are multiples of, and which kernels served ours."""
     rows = found.suite("model")
     served = {json.loads(facts).get("attention") for facts in rows[rows["method"] == "stats"]["facts"]} - {None}
     text = "Each peer takes turns with a plain forward pass of its own, of which its multiple is."

@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def times(self) -> float:
-        """How many times as long the loop takes."""
+        """Return how many times as long the loop takes."""
         return self.loop / self.ours
 
     def __str__(self) -> str:
@@ -53,7 +53,10 @@ class Comparison:
 
 
 def compare(model: Model, pairs: Pairs, *, every: int = 1) -> Comparison:
-    """Both ways, in turn. every: the loop runs every so many-th head, and its time is scaled up."""
+    """Return the comparison of both ways, run in turn.
+
+    every: the loop runs every n-th head only, and its time is scaled up.
+    """
     heads = model.heads()
     some = heads[::every]
     to_logits(model, pairs.take([0]), senders=some[:1])  # what is found out on first use
@@ -74,7 +77,7 @@ def compare(model: Model, pairs: Pairs, *, every: int = 1) -> Comparison:
 
 @torch.no_grad()
 def hooked_loop(model: Model, pairs: Pairs, heads: Sequence[Head]) -> Tensor:
-    """The patched logit differences [heads, prompts], one whole forward pass for each head and batch."""
+    """Return the patched logit differences [heads, prompts], one whole forward pass for each head and batch."""
     found = torch.empty(len(heads), len(pairs))
     width = model.head_dim
     for rows, part in pairs.batches(BATCH):
@@ -90,7 +93,7 @@ def hooked_loop(model: Model, pairs: Pairs, heads: Sequence[Head]) -> Tensor:
 
 
 def _projected(model: Model, pairs: Pairs, ids: Tensor) -> list[Tensor]:
-    """What the output projection of each layer is given, [prompts, tokens, heads x head_dim]."""
+    """Return what the output projection of each layer is given, [prompts, tokens, heads x head_dim]."""
     seen: list[Tensor] = []
     handles = [
         each.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone())) for each in _projections(model)
@@ -121,7 +124,7 @@ def _projections(model: Model) -> list[nn.Module]:
 
 
 def _logits(model: Model, pairs: Pairs, ids: Tensor) -> Tensor:
-    """Logits at END, [prompts, vocab], on the model's own attention."""
+    """Return the logits at END, [prompts, vocab], on the model's own attention."""
     options = {}
     if pairs.padding is not None:
         padding = pairs.padding.to(model.device)
@@ -130,11 +133,11 @@ def _logits(model: Model, pairs: Pairs, ids: Tensor) -> Tensor:
 
 
 def main() -> None:
-    """Prints the comparison for IOI."""
+    """Print the comparison for IOI."""
     parser = argparse.ArgumentParser(description="Path patching to the logits, beside a loop of hooked forward passes.")
-    parser.add_argument("--model", default="llama")
-    parser.add_argument("--prompts", type=int, default=40)
-    parser.add_argument("--every", type=int, default=1, help="the loop runs every so many-th head only")
+    parser.add_argument("--model", default="llama", help="short name, hub id or folder (default: llama)")
+    parser.add_argument("--prompts", type=int, default=40, help="pairs of prompts (default: 40)")
+    parser.add_argument("--every", type=int, default=1, help="run the loop for every N-th head only (default: 1)")
     options = parser.parse_args()
     model = probe.load(options.model)
     print(compare(model, task(model, "ioi", prompts=options.prompts).pairs(model), every=options.every))

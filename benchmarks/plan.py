@@ -1,4 +1,4 @@
-"""What `probe bench` measures: the cases, which of them take turns with each other, and what they are compared with."""
+"""The plan of `probe bench`: the cases, which of them take turns, and what they are compared with."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """Such as "kernels 2048", or "model 2048 nnsight" for a peer's."""
+        """Return the group's name, such as "kernels 2048", or "model 2048 nnsight" for a peer's."""
         return f"{self.suite} {self.length}" + (f" {self.cases[-1].method}" if self.peer else "")
 
 
@@ -90,7 +90,7 @@ FLEX = (
 STATISTICS = {
     "rows": "row statistics",
     "columns": "row and column statistics",
-    "sets": "these, windowed distance, 4 key sets",
+    "sets": "row and column statistics, windowed distance, 4 key sets",
 }
 PLAIN = Case(name="plain forward (sdpa)", method="plain")
 OURS = Case(name="probe, statistics of all heads", method="stats", implementation="auto")
@@ -103,7 +103,7 @@ PEERS = (
 
 
 def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
-    """The groups to measure, in order; `implementations` are those that can serve the kernel cases here."""
+    """Return the groups to measure, in order; `implementations` are those that can serve the kernel cases here."""
     known = {case.method for case in (SDPA, PRODUCTS, DENSE, *FLEX, PLAIN, OURS, ACT, *PEERS)} | set(implementations)
     wrong = [name for name in settings.only if name not in known]
     if wrong:
@@ -133,6 +133,6 @@ def groups(settings: Settings, implementations: Sequence[str]) -> list[Group]:
 
 
 def _only(group: Group, names: Sequence[str]) -> Group | None:
-    """The group with its plain case and those named; None if only the plain case is left."""
+    """Return the group with its plain case and those named; None if only the plain case is left."""
     kept = [case for case in group.cases[1:] if not names or {case.method, case.implementation} & set(names)]
     return replace(group, cases=(group.cases[0], *kept)) if kept else None

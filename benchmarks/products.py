@@ -22,12 +22,12 @@ Product = Callable[[Tensor, Tensor], Tensor]
 
 
 def mm(rows: Tensor, cols: Tensor) -> Tensor:
-    """rows [n, k], cols [m, k] -> [n, m], as torch.mm does it."""
+    """Return the product of rows [n, k] and cols [m, k], [n, m], as torch.mm computes it."""
     return rows @ cols.t()
 
 
 def linear(rows: Tensor, cols: Tensor) -> Tensor:
-    """The same through oneDNN's linear layer."""
+    """Return the same product through oneDNN's linear layer."""
     return torch.ops.mkldnn._linear_pointwise(rows, cols, None, "none", [], "")
 
 
@@ -60,7 +60,7 @@ class Products:
 
 
 def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Products:
-    """The products for query [batch, heads, n, d], key and value [batch, kv_heads, n, d], in the fastest way found."""
+    """Return the products for query [batch, heads, n, d], key and value [batch, kv_heads, n, d]."""
     kinds: dict[str, Product] = {"torch.mm": mm}
     if query.device.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds["oneDNN"] = linear
@@ -82,7 +82,7 @@ def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Produ
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-    """Queries of a KV head's group, the keys and the values (transposed views) that they see; long blocks first."""
+    """Return queries of a KV head's group, and the keys and values (transposed) that they see; long blocks first."""
     batch, heads, length, width = query.shape
     group = heads // key.shape[1]
     blocks = []
@@ -100,7 +100,7 @@ def _fastest(kinds: dict[str, Product], rows: Tensor, cols: Tensor) -> str:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """The least of a few trials, after one that is not counted."""
+    """Return the least of a few trials, after one that is not counted."""
     found = []
     for _ in range(TRIALS + 1):
         start = time.perf_counter()

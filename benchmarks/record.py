@@ -1,4 +1,4 @@
-"""What a bench found, as a result that is saved and read back like any other."""
+"""The result of a bench, saved and read back like any other result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ if TYPE_CHECKING:
 class Benchmark(Result):
     """Times and memory of every case.
 
-    machine: device, processor, threads, memory and versions. checked: the tests that passed before anything was timed,
-    and how far each implementation was from the reference. refused: implementations that cannot serve here, and why.
+    machine: device, processor, threads, memory and versions.
+    checked: the tests that passed before anything was timed, and each implementation's distance from the reference.
+    refused: implementations that cannot serve here, and the reason.
     cases: one row per case and length: status ("ok", "out of memory", "timeout", "error", "skipped") and reason; median
-    and quartiles of the time in seconds; `ratio` of that median to that of the plain case that it took turns with;
-    `products`, the multiple of the time of the matrix products alone; memory in bytes: `held` when the case was ready,
-    `peak`, and `growth`, their difference. times: one row per repetition, in the order in which they ran.
+        and quartiles of the time in seconds; `ratio`, that median divided by the plain case's that it took turns with;
+        `products`, that median divided by the matrix products' alone; memory in bytes: `held` when the case was ready,
+        `peak`, and `growth`, their difference.
+    times: one row per repetition, in the order in which they ran.
     """
 
     table_rows: ClassVar[int] = 30
@@ -33,16 +35,16 @@ class Benchmark(Result):
     times: pd.DataFrame
 
     def to_df(self) -> pd.DataFrame:
-        """One row per case and length, as measured: suites, then lengths, then cases."""
+        """Return one row per case and length, as measured: suites, then lengths, then cases."""
         return self.cases
 
     def figures(self) -> dict[str, Plot]:
-        """Time and memory against length, one figure for each suite."""
+        """Return one figure for each suite: time and memory against length."""
         from probe.benchmarks.figures import comparison
 
         return {suite: comparison(self, suite) for suite in self.cases["suite"].unique()}
 
     def suite(self, name: str) -> pd.DataFrame:
-        """The cases of one suite; of the plain case that every peer takes turns with, the one beside our own."""
+        """Return the cases of one suite; of the plain cases that peers take turns with, only the one beside our own."""
         others = (self.cases["method"] == "plain") & self.cases["peer"]
         return self.cases.loc[(self.cases["suite"] == name) & ~others]

@@ -37,7 +37,7 @@ Progress = Callable[[int, int], None]
 
 
 def silent(done: int, total: int) -> None:
-    """No progress."""
+    """Report no progress."""
 
 
 def run(
@@ -48,7 +48,7 @@ def run(
     progress: Progress = silent,
     note: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
-    """Times and memory of every case of the plan, saved in `out`; a run that was cut off goes on where it stood.
+    """Return times and memory of every case of the plan, saved in `out`; a run that was cut off is resumed.
 
     tests: what must pass first; None for the checkout's kernel tests. Raises ProbeError, before anything is timed,
     where a test fails or an implementation disagrees with the reference.
@@ -97,7 +97,7 @@ def check_device(settings: Settings) -> None:
 
 
 def check(settings: Settings, plan: Sequence[Group], tests: Path | None, note: Callable[[str], None]) -> dict[str, Any]:
-    """What the tests and the comparison with the reference gave. Raises ProbeError on red."""
+    """Return the results of the tests and of the comparison with the reference. Raises ProbeError if one fails."""
     checked: dict[str, Any] = {"tests": None, "passed": 0, "seconds": 0.0}
     tests = tests or kernel_tests()
     if tests is not None:
@@ -110,7 +110,7 @@ def check(settings: Settings, plan: Sequence[Group], tests: Path | None, note: C
 
 
 def table(plan: Sequence[Group], done: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
-    """The records of all cases, with what they are multiples of."""
+    """Return the records of all cases, with what they are multiples of."""
     rows = []
     for group in plan:
         cases = done[group.name]["cases"]
@@ -131,12 +131,12 @@ def table(plan: Sequence[Group], done: Mapping[str, Mapping[str, Any]]) -> pd.Da
 
 
 def config(settings: Settings) -> dict[str, Any]:
-    """What makes a run this run: another machine, library or line of code is another run."""
+    """Return what identifies a run: its settings, the machine with its libraries, and the code."""
     return {"settings": asdict(settings), "machine": machine(settings), "code": code()}
 
 
 def machine(settings: Settings) -> dict[str, Any]:
-    """Where the cases run: device, processor, cores and memory, and the versions of everything measured."""
+    """Return where the cases run: device, processor, cores and memory, and the versions of everything measured."""
     found = versions()
     for name in PEER_LIBRARIES:
         try:
@@ -157,7 +157,7 @@ def machine(settings: Settings) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, as it calls itself."""
+    """Return the processor's name, as it calls itself."""
     facts = Path("/proc/cpuinfo")
     if facts.exists():
         for line in facts.read_text().splitlines():
@@ -167,7 +167,7 @@ def processor() -> str:
 
 
 def code() -> str:
-    """Sixteen hex digits of the sources that are measured and that measure."""
+    """Return a hash of the sources that are measured and that measure, sixteen hex digits."""
     digest = hashlib.sha256()
     root = Path(probe.__file__).parent
     # kernels/ and benchmarks/ are links in a checkout, which a search of their parent does not follow
@@ -180,7 +180,7 @@ def code() -> str:
 
 
 def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
-    """The manifest of a finished run; a run of kernels alone has no model."""
+    """Return the manifest of a finished run; a run of kernels alone has no model."""
     model = settings.suite != "kernels"
     source = resolve(settings.model, revision=settings.revision) if model else None
     return Manifest(
@@ -210,7 +210,7 @@ def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
 
 
 def _skipped(group: Group, done: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The record of a peer for which a shorter length was too much already; empty where it is still to be tried."""
+    """Return a skipped peer's record if a shorter text was too long for it already, else an empty list."""
     peer = group.cases[-1]
     for sample in done.values() if group.peer else ():
         for case in sample.get("cases", ()):

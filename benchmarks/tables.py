@@ -16,7 +16,7 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def long(found: Benchmark, suite: str) -> Table:
-    """Headings, and one row per length and case; times with their quartiles."""
+    """Return headings, and one row per length and case; times with their quartiles."""
     kernels = suite == "kernels"
     columns = ["tokens", "case", "median", "quartiles", "of sdpa" if kernels else "of plain"]
     columns += ["of products", "memory", "peak"] if kernels else ["memory", "peak"]
@@ -34,7 +34,7 @@ def long(found: Benchmark, suite: str) -> Table:
 
 
 def wide(found: Benchmark, suite: str, cell: Callable[[dict[str, Any]], str]) -> Table:
-    """Headings, and one row per case with a cell for each length; what a failed case ended in instead."""
+    """Return headings, and one row per case with a cell for each length, or how the case failed."""
     rows = found.suite(suite)
     lengths = sorted(rows["length"].unique())
     body = []
@@ -46,7 +46,7 @@ def wide(found: Benchmark, suite: str, cell: Callable[[dict[str, Any]], str]) ->
 
 
 def outcome(case: dict[str, Any]) -> str:
-    """What a case without a result ended in; empty for one that has a result. Errors are explained apart."""
+    """Return how a case failed; empty for one that has a result. Errors are explained apart."""
     if case["status"] == "ok":
         return ""
     if case["status"] == "skipped":
@@ -55,25 +55,25 @@ def outcome(case: dict[str, Any]) -> str:
 
 
 def errors(rows: pd.DataFrame) -> dict[str, str]:
-    """Why cases ended in an error, by their name."""
+    """Return why cases ended in an error, by their name."""
     failed = rows[rows["status"] == "error"]
     return {str(name): str(reason) for name, reason in zip(failed["name"], failed["reason"], strict=True)}
 
 
 def seconds(value: float) -> str:
-    """A time: 0.61 ms, 43.1 ms, 2.34 s."""
+    """Return a time in words: 0.61 ms, 43.1 ms, 2.34 s."""
     if value >= 1:
         return f"{value:.3g} s" if value < 100 else f"{value:.0f} s"
     return f"{value * 1e3:.3g} ms"
 
 
 def times(value: float) -> str:
-    """A multiple: 0.57x; empty for none."""
+    """Return a multiple in words: 0.57x; empty for none."""
     return "" if value != value else f"{value:.2f}x"
 
 
 def machine(found: Benchmark) -> list[str]:
-    """What ran where, a line each."""
+    """Return lines that say what ran where."""
     about, settings = found.machine, found.manifest.options
     memory = f", {size(about['memory'])} of memory" if about["memory"] else ""
     gpu = "" if about["device"] == "CPU" else f"{about['device']}; "

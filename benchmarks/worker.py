@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def serve(work: Work, questions: Iterable[str], answers: TextIO, meter: Meter, device: torch.device) -> None:
-    """Answer every question with a repetition; what the first one computed is checked."""
+    """Answer every question with a repetition, and check what the first one computed."""
     check = work.check
     for line in questions:
         _say(answers, **repetition(work, json.loads(line)["calls"], meter, device, check))
@@ -53,7 +53,7 @@ def serve(work: Work, questions: Iterable[str], answers: TextIO, meter: Meter, d
 def repetition(
     work: Work, calls: int, meter: Meter, device: torch.device, check: Callable[[Any], None] | None = None
 ) -> dict[str, Any]:
-    """Seconds of one call, and memory before and at the peak; what a call returns is dropped before the next begins."""
+    """Return seconds of one call, and memory before and at the peak."""
     meter.restart()
     held = meter.held()
     found = None

@@ -1,10 +1,10 @@
-"""The one entry to fused attention: checks its arguments, then calls one implementation.
+"""The one entry to fused attention: it checks its arguments, then calls one implementation.
 
-To add an implementation, write a module with `attend` (and, where it has them, `tile` and `pool`) that takes the
-arguments as they are passed below, and name it in IMPLEMENTATIONS, fastest first. If there is anything that it cannot
-serve, give it `refusal(query, key, **options) -> str | None`, which says why not; `by_name_only(query)` says why "auto"
-passes over it though it can serve. Its output needs no gradient: this module adds it, unless the other says
-DIFFERENTIABLE. It takes `edits` only if it says EDITS.
+To add an implementation, write a module with `attend`, and with `tile` and `pool` if it has them, that takes the
+arguments as they are passed below. Name it in IMPLEMENTATIONS, fastest first. If it cannot serve every call, give it
+`refusal(query, key, **options) -> str | None`, which returns the reason. If it can serve a call that "auto" should not
+give it, `by_name_only(query)` returns that reason. This module adds the output's gradient, unless the implementation
+sets DIFFERENTIABLE. An implementation that sets EDITS is passed `edits`.
 """
 
 from __future__ import annotations
@@ -53,18 +53,19 @@ def attend(
     edits: tuple[Edit, ...] = (),
     implementation: str = "auto",
 ) -> tuple[Tensor, Statistics]:
-    """Attention output, [batch, heads, queries, value_dim], and the statistics that `request` names.
+    """Return the attention output, [batch, heads, queries, value_dim], and the statistics that `request` names.
 
-    query [batch, heads, queries, head_dim], key [batch, kv_heads, keys, head_dim], value [batch, kv_heads, keys,
+    query is [batch, heads, queries, head_dim], key [batch, kv_heads, keys, head_dim], value [batch, kv_heads, keys,
     value_dim]; query head h reads KV head h // (heads // kv_heads). The output has the query's dtype (float64 under
-    "reference") and can be differentiated; statistics raise RuntimeError when they are.
+    "reference") and can be differentiated. Differentiating a statistic raises RuntimeError.
 
-    mask: None is causal, with the last query at the last key.
-    scale: None is head_dim ** -0.5.
+    mask: None for a causal mask with the last query at the last key.
+    scale: None for head_dim ** -0.5.
     softcap: scores become softcap * tanh(score / softcap), before the mask.
     sinks: [heads] learned logits that take weight in every row and have no value; rows then sum to less than one.
-    edits: changes of the pattern, in their order; constants in a backward pass. "blocked" and "reference" know them.
-    implementation: a name in IMPLEMENTATIONS, or "auto" for the fastest that can serve.
+    edits: changes of the pattern, applied in this order; "blocked" and "reference" support them. A backward pass treats
+        them as constants.
+    implementation: a name in IMPLEMENTATIONS, or "auto" for the fastest that can serve the call.
 
     Raises ValueError for arguments that do not fit together, and for a named implementation that cannot serve them.
     """
@@ -106,10 +107,11 @@ def tile(
     softcap: float | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """The weights p of a rectangle of query and key *indices* (None is all): [batch, heads, len(rows), len(cols)].
+    """Return the weights p of a rectangle of the map: [batch, heads, len(rows), len(cols)].
 
-    lse [batch, heads, queries] as `attend` returned it, learned sinks included, so none are passed here. float32
-    (float64 under "reference"), without gradient.
+    rows and cols are query and key indices, not positions; None for all. lse [batch, heads, queries] is the one that
+    `attend` returned: it includes learned sinks, so none are passed here. The weights are float32 (float64 under
+    "reference"), without gradient.
     """
     check_tensors(query, key)
     mask = _mask(query, key, mask)
@@ -135,9 +137,10 @@ def pool(
     softcap: float | None = None,
     implementation: str = "auto",
 ) -> Tensor:
-    """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): at most [batch, heads, *shape].
+    """Return the largest p of each tile of the map: at most [batch, heads, *shape].
 
-    The same map as `Statistics.pooled`, from what a capture keeps. Arguments as for `tile`.
+    A tile has ceil(queries / shape[0]) x ceil(keys / shape[1]) pairs. This is the map of `Statistics.pooled`, computed
+    from what a capture keeps. The other arguments are those of `tile`.
     """
     check_tensors(query, key)
     mask = _mask(query, key, mask)
@@ -161,7 +164,7 @@ def chosen(
     edits: tuple[Edit, ...] = (),
     implementation: str = "auto",
 ) -> str:
-    """Name of the implementation that `attend` runs for these arguments, for a manifest."""
+    """Return the name of the implementation that `attend` runs for these arguments, for a manifest."""
     options = {"mask": _mask(query, key, mask), "softcap": softcap, "sinks": sinks, "request": request or Request()}
     return _serving("attend", implementation, query, key, edits=edits, **options)[0]
 
@@ -173,7 +176,7 @@ def _mask(query: Tensor, key: Tensor, mask: Mask | None) -> Mask:
 def _serving(
     entry: str, implementation: str, query: Tensor, key: Tensor, *, edits: tuple[Edit, ...] = (), **options: object
 ) -> tuple[str, ModuleType]:
-    """Name and module of the implementation that serves `entry`."""
+    """Return name and module of the implementation that serves `entry`."""
     if implementation != "auto" and implementation not in IMPLEMENTATIONS:
         raise ValueError(f"implementation: expected one of auto, {', '.join(IMPLEMENTATIONS)}, got {implementation!r}")
     reasons = []

@@ -9,7 +9,7 @@ from probe.kernels.contract import Band, Mask
 
 
 def counted_queries(queries: int, mask: Mask, band: Band, device: torch.device) -> Tensor:
-    """Whether start <= i < stop and the query is not padding: [batch or 1, queries] bool.
+    """Return whether start <= i < stop and the query is not padding: [batch or 1, queries] bool.
 
     A query is padding where the key at its own position is.
     """
@@ -27,7 +27,7 @@ def counted_queries(queries: int, mask: Mask, band: Band, device: torch.device) 
 
 
 def queries_in_band(counted: Tensor, keys: int, ahead: int, band: Band) -> Tensor:
-    """How many counted queries have lo <= i - j <= hi, for each key j: [batch, queries] -> [batch, keys] int64."""
+    """Return how many counted queries have lo <= i - j <= hi for each key: [batch, queries] -> [batch, keys] int64."""
     queries = counted.shape[1]
     before = torch.nn.functional.pad(counted.long().cumsum(1), (1, 0))  # counted queries before each row
     own = torch.arange(keys, device=counted.device) - ahead  # the row at the key's own position

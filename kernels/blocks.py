@@ -28,7 +28,7 @@ class Block:
     cols: slice
 
     def of(self, tensor: Tensor, *, rows: int | None = None, cols: int | None = None) -> Tensor:
-        """The block's part of [batch or 1, kv_heads or 1, ...]; `rows` and `cols` name the dimensions they cut."""
+        """Return the block's part of [batch or 1, kv_heads or 1, ...]; `rows`, `cols` name the dimensions to cut."""
         index = [slice(None)] * tensor.ndim
         for dim, cut in ((0, self.batch), (1, self.kv_heads)):
             if tensor.shape[dim] != 1:
@@ -40,11 +40,11 @@ class Block:
 
 
 def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int, enough: int | None = None) -> Iterator[Block]:
-    """The blocks that together hold every visible pair, each with at most about `most` scores.
+    """Yield the blocks that together hold every visible pair, each with at most about `most` scores.
 
-    enough: a block takes in further heads or texts until it has so many scores; None for as many as `most` allows.
-    Every query row is in a block, if with an empty range of keys. All blocks of one KV head come together, while its
-    keys are in the cache; under a causal mask the largest first, so that the others fit in the memory that it had.
+    enough: a block takes in further heads or texts until it has this number of scores; None for no limit but `most`.
+    Every query row is in a block, even if no key is visible to it. All blocks of one KV head come together, while its
+    keys are in the cache. Under a causal mask the largest block comes first, so that the others fit in its memory.
     """
     batch, heads, queries, _ = query.shape
     kv_heads, keys = key.shape[1], key.shape[2]
@@ -72,7 +72,7 @@ def blocks(query: Tensor, key: Tensor, mask: Mask, *, most: int, enough: int | N
 
 
 def _width(rows: int, queries: int, keys: int, mask: Mask) -> int:
-    """The most keys that a block of so many rows may need."""
+    """Return the most keys that a block of `rows` rows may need."""
     if not mask.causal:
         return keys
     width = max(1, min(keys, queries + mask.first_query - mask.first_key))
@@ -80,7 +80,7 @@ def _width(rows: int, queries: int, keys: int, mask: Mask) -> int:
 
 
 def visible_cols(start: int, stop: int, keys: int, mask: Mask) -> slice:
-    """The key indices that any of the query rows [start, stop) may see by position; other masks may hide more."""
+    """Return the key indices that the query rows [start, stop) may see by position; other masks may hide more."""
     ahead = mask.first_query - mask.first_key
     first, last = 0, keys
     if mask.window is not None:
@@ -101,7 +101,7 @@ class Hiding:
         self.after, self.before = square.triu(1), square.tril(-1)
 
     def apply(self, scores: Tensor, block: Block) -> None:
-        """In place: [batch, kv_heads, group, rows, cols] of the block."""
+        """Lower the hidden scores of the block in place: [batch, kv_heads, group, rows, cols]."""
         rows, cols = block.rows, block.cols
         size, own = rows.stop - rows.start, rows.start + self.ahead  # the first row's own key index
         if self.mask.causal:
@@ -118,19 +118,19 @@ class Hiding:
 
 
 def _add(scores: Tensor, cols: slice, start: int, square: Tensor) -> None:
-    """Adds to the scores, whose columns are `cols`, a square whose first column belongs at `start`."""
+    """Add to the scores, whose columns are `cols`, a square whose first column belongs at `start`."""
     first, last = max(start, cols.start), min(start + square.shape[1], cols.stop)
     if first < last:
         scores[..., first - cols.start : last - cols.start].add_(square[:, first - start : last - start])
 
 
 def grouped(tensor: Tensor, group: int) -> Tensor:
-    """[batch, heads or 1, ...] -> [batch, kv_heads or 1, group or 1, ...]."""
+    """Return [batch, heads or 1, ...] as [batch, kv_heads or 1, group or 1, ...]."""
     return tensor[:, None] if tensor.shape[1] == 1 else tensor.unflatten(1, (-1, group))
 
 
 def may_be_blind(query: Tensor, key: Tensor, mask: Mask) -> bool:
-    """Whether some query might see no key at all, judged by the form of the mask."""
+    """Return whether some query might see no key at all, judged by the form of the mask."""
     ahead = mask.first_query - mask.first_key
     before_all = mask.causal and ahead < 0
     past_all = mask.window is not None and ahead + query.shape[2] - mask.window >= key.shape[2]

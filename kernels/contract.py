@@ -1,4 +1,4 @@
-"""The words all implementations share: what a query may see, what is asked, what comes back.
+"""The types that all implementations share: which pairs are visible, what is requested, what is returned.
 
 Axes: batch, heads, kv_heads, queries, keys, head_dim, value_dim, sets. Logarithms are natural. Positions are absolute:
 query row i stands at `first_query + i`, key column j at `first_key + j`, so a cached decode step and a full pass give
@@ -42,12 +42,13 @@ class Band:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """The statistics to compute. One that is not asked for costs nothing.
+    """The statistics to compute; `Statistics` defines each. A statistic that is not requested costs nothing.
 
     windowed_distance: the window W, in tokens.
     top: how many of the largest weights of each row to return.
-    sets: [batch or 1, heads or 1, sets <= 32, keys] bool; asks for `mass`, and with `partial` for the partial sums.
-    pooled: the most (rows, columns) of the pooled map.
+    sets: [batch or 1, heads or 1, sets <= 32, keys] bool; requests `mass`, and with `partial` the partial sums.
+    received: the band of pairs that the mean is over.
+    pooled: the largest number of (rows, columns) of the pooled map.
     """
 
     lse: bool = False
@@ -60,6 +61,20 @@ class Request:
     received: Band | None = None
     pooled: tuple[int, int] | None = None
 
+    def row_sizes(self, value_dim: int = 0) -> dict[str, tuple[int, ...]]:
+        """Return the sizes beyond [batch, heads, queries] of each row statistic that is asked for."""
+        sets = 0 if self.sets is None else self.sets.shape[2]
+        sizes = {name: () for name in ("lse", "entropy", "distance") if getattr(self, name)}
+        if self.windowed_distance is not None:
+            sizes["windowed_distance"] = ()
+        if self.top:
+            sizes |= {"top_weight": (self.top,), "top_key": (self.top,)}
+        if self.sets is not None:
+            sizes["mass"] = (sets,)
+            if self.partial:
+                sizes["partial"] = (sets, value_dim)
+        return sizes
+
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) != field.default for field in fields(self) if field.name != "sets") or (
             self.sets is not None
@@ -68,7 +83,10 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What was asked for, else None; float32 unless noted, no gradients. p = softmax of the scaled, masked scores s.
+    """The statistics that were requested, and None for the others; float32 unless noted, without gradients.
+
+    p is the softmax of the scaled, masked scores s, i a query, j a key, both absolute positions.
+
 
     lse: [batch, heads, queries], log sum_j exp s_ij; includes the learned sink logit where there is one.
     entropy: [batch, heads, queries], -sum_j p_ij log p_ij, in nats, over the real keys.
@@ -78,8 +96,8 @@ class Statistics:
         where fewer than k keys are visible, weight 0 and key -1.
     mass: [batch, heads, queries, sets], sum of p_ij over each key set.
     partial: [batch, heads, queries, sets, value_dim], sum over each key set of p_ij v_j.
-    received: [batch, heads, keys], mean of p_ij over the queries of the band that are not padding; NaN without any.
-    received_rows: [batch, keys] int64, how many queries that mean is over.
+    received: [batch, heads, keys], mean of p_ij over the queries of the band that are not padding, NaN without any.
+    received_rows: [batch, keys] int64, the number of queries that the mean is over.
     pooled: [batch, heads, rows, cols], max of p_ij over tiles of ceil(queries / rows) x ceil(keys / cols).
 
     A query that sees no key has output 0, lse -inf, entropy, distances and mass NaN, top_weight 0 and top_key -1, and
@@ -99,6 +117,10 @@ class Statistics:
     pooled: Tensor | None = None
 
     def detach(self) -> Statistics:
-        """The same numbers, cut off from the graph of gradients."""
+        """Return the same numbers, cut off from the graph of gradients."""
         found = {field.name: getattr(self, field.name) for field in fields(Statistics)}
         return replace(self, **{name: t.detach() for name, t in found.items() if t is not None})
+
+
+ROW_STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top_weight", "top_key", "mass", "partial")
+"""The fields of `Statistics` that are [batch, heads, queries, ...]."""

@@ -23,13 +23,17 @@ E = TypeVar("E", "Reweighting", "Pinned")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Reweighting:
-    """sets: [batch or 1, heads or 1, sets, keys] bool. log: [batch or 1, heads or 1, queries, sets], -inf removes."""
+    """Key sets that weigh more or less in each row.
+
+    sets: [batch or 1, heads or 1, sets, keys] bool. log: [batch or 1, heads or 1, queries, sets], log factors; -inf
+    removes the set.
+    """
 
     sets: Tensor
     log: Tensor
 
     def apply(self, scores: Tensor, block: Block) -> None:
-        """In place: the scores [batch, kv_heads, group, rows, cols] of the block."""
+        """Edit the scores [batch, kv_heads, group, rows, cols] of the block in place."""
         group = scores.shape[2]
         log = block.of(grouped(self.log, group), rows=3).to(scores.dtype).clamp(min=HIDDEN)
         for log_of, member in zip(log.unbind(-1), block.of(grouped(self.sets, group), cols=4).unbind(3), strict=True):
@@ -41,37 +45,40 @@ class Reweighting:
                 scores.add_(log_of[..., None] * member.to(scores.dtype)[..., None, :])
 
     def forget(self, d_score: Tensor, block: Block) -> None:
-        """A factor leaves the slope of a score as it is."""
+        """Do nothing: a factor leaves the slope of a score as it is."""
 
     def of_heads(self, heads: list[int]) -> Reweighting:
-        """The edit for some of the heads."""
+        """Return the edit for some of the heads."""
         return replace(self, sets=of_heads(self.sets, heads), log=of_heads(self.log, heads))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pinned:
-    """rows: [batch or 1, n] int64 query indices. log: [batch or 1, heads or 1, n, keys], log weights for scores."""
+    """Rows whose pattern is given outright.
+
+    rows: [batch or 1, n] int64 query indices. log: [batch or 1, heads or 1, n, keys], log weights that replace scores.
+    """
 
     rows: Tensor
     log: Tensor
 
     def apply(self, scores: Tensor, block: Block) -> None:
-        """In place: the scores [batch, kv_heads, group, rows, cols] of the block."""
+        """Edit the scores [batch, kv_heads, group, rows, cols] of the block in place."""
         log = block.of(grouped(self.log, scores.shape[2]), cols=4).to(scores.dtype).clamp(min=HIDDEN)
         for texts, here, own in self._inside(block):
             scores[texts, :, :, own] = (log if log.shape[0] == 1 else log[texts])[..., here, :]
 
     def forget(self, d_score: Tensor, block: Block) -> None:
-        """In place: a row that is given depends on no query and no key."""
+        """Clear the slopes of pinned rows in place: they depend on no query and no key."""
         for texts, _, own in self._inside(block):
             d_score[texts, :, :, own] = 0
 
     def of_heads(self, heads: list[int]) -> Pinned:
-        """The edit for some of the heads."""
+        """Return the edit for some of the heads."""
         return replace(self, log=of_heads(self.log, heads))
 
     def _inside(self, block: Block) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """The block's texts with the same rows, which of the rows lie in the block, and where in it."""
+        """Return the block's texts with the same rows, which of the rows lie in the block, and where in it."""
         for text, rows in enumerate(block.of(self.rows[:, None])[:, 0]):
             here = ((rows >= block.rows.start) & (rows < block.rows.stop)).nonzero()[:, 0]
             if len(here):
@@ -83,11 +90,11 @@ Edit = Reweighting | Pinned
 
 
 def of_heads(tensor: Tensor, heads: list[int]) -> Tensor:
-    """[batch, heads or 1, ...] for some of the heads."""
+    """Return the part of [batch, heads or 1, ...] for some of the heads."""
     return tensor if tensor.shape[1] == 1 else tensor[:, heads]
 
 
 def whole(scores: Tensor) -> Block:
-    """The block that is all of [batch, heads, queries, keys]."""
+    """Return the block that is all of [batch, heads, queries, keys]."""
     batch, heads, queries, keys = scores.shape
     return Block(batch=slice(0, batch), kv_heads=slice(0, heads), rows=slice(0, queries), cols=slice(0, keys))

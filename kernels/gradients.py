@@ -30,13 +30,13 @@ def differentiable(
     scoring: Scoring,
     request: Request,
 ) -> tuple[Tensor, Statistics]:
-    """What `forward(request)` returns, with gradients of the output for query, key, value and sinks."""
+    """Return what `forward(request)` returns, with gradients of the output for query, key, value and sinks."""
     output, statistics = _Attention.apply(query, key, value, sinks, forward, scoring, request)
     return output, statistics
 
 
 def without_gradient(statistics: Statistics, *inputs: Tensor | None) -> Statistics:
-    """The same numbers, which refuse to be differentiated instead of vanishing silently from a sum."""
+    """Return the same numbers, which raise RuntimeError when they are differentiated."""
     leaves = [tensor for tensor in inputs if tensor is not None and tensor.requires_grad]
     marked = {}
     for field in fields(Statistics):
@@ -94,7 +94,7 @@ def gradients(
     lse: Tensor,
     scoring: Scoring,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of query, key, value and sinks from that of the output."""
+    """Return the gradients of query, key, value and sinks from that of the output."""
     sweep = Sweep(query, key, scoring)
     lse = lse.to(sweep.dtype)
     d_query, d_key, d_value = (torch.zeros_like(t, dtype=sweep.dtype) for t in (query, key, value))

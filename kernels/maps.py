@@ -23,7 +23,7 @@ def tile(
     scale: float,
     softcap: float | None,
 ) -> Tensor:
-    """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
+    """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
     batch, heads = query.shape[:2]
     sweep = Sweep(query, key, Scoring(mask, scale, softcap))
     lse = lse.to(sweep.dtype)
@@ -51,7 +51,7 @@ def pool(
     softcap: float | None,
     budget: int | None = None,
 ) -> Tensor:
-    """Max of p over tiles: at most [batch, heads, *shape] float32."""
+    """Return the max of p over tiles: at most [batch, heads, *shape] float32."""
     sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
     lead = (query.shape[0], key.shape[1], sweep.group)
     pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, dtype=sweep.dtype, device=query.device)

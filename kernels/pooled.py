@@ -28,7 +28,7 @@ class PooledMap:
         self.map = torch.zeros(*lead, rows, cols, dtype=dtype, device=device)
 
     def add(self, block: Block, p: Tensor) -> None:
-        """Takes in the weights of one block, [batch, kv_heads, group, rows, cols]."""
+        """Add the weights of one block, [batch, kv_heads, group, rows, cols]."""
         tiles = tile_maxima(p, block.cols.start, self.tile_cols)
         tiles = tile_maxima(tiles.transpose(-1, -2), block.rows.start, self.tile_rows).transpose(-1, -2)
         row, col = block.rows.start // self.tile_rows, block.cols.start // self.tile_cols
@@ -38,7 +38,7 @@ class PooledMap:
 
 
 def tile_maxima(x: Tensor, start: int, size: int) -> Tensor:
-    """Maxima of the runs [0, size), [size, 2 size).. of numbers that begin with `start`: [.., n] -> [.., runs]."""
+    """Return the maxima of the runs [0, size), [size, 2 size).. of numbers that begin with `start`."""
     length = x.shape[-1]
     head = min(-start % size, length)
     body = head + (length - head) // size * size

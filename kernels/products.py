@@ -15,7 +15,7 @@ WORTHWHILE = 1 << 20
 
 
 def linear_serves(left: Tensor, right: Tensor) -> bool:
-    """Whether `linear` can and should compute left [rows, k] @ right [k, cols]."""
+    """Return whether `linear` can and should compute left [rows, k] @ right [k, cols]."""
     return (
         left.device.type == "cpu"
         and left.dtype == right.dtype == torch.float32
@@ -28,7 +28,7 @@ def linear_serves(left: Tensor, right: Tensor) -> bool:
 
 
 def linear(left: Tensor, right: Tensor) -> Tensor:
-    """left [rows, k] @ right [k, cols] by oneDNN, in new memory."""
+    """Return left [rows, k] @ right [k, cols] by oneDNN, in new memory."""
     # from rows with gaps between them it multiplies a thousand times more slowly
     weight = right.t().contiguous() if right.stride(0) == 1 else right.contiguous().t()
     return torch.ops.mkldnn._linear_pointwise(left.contiguous(), weight, None, "none", [], "")

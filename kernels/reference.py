@@ -1,7 +1,7 @@
 """Attention and its statistics as they are defined: the whole map, in float64.
 
-Every other implementation is compared with this one, so each formula stands here as it is written in the README, one
-statement per statistic, with no thought for speed. It holds [batch, heads, queries, keys] several times over.
+Every other implementation is compared with this one. Each formula therefore stands here as the README writes it, one
+statement per statistic, without regard to speed. Memory grows as batch x heads x queries x keys.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ EDITS = True
 
 
 def positions(queries: int, keys: int, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""
+    """Return the absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""
     i = torch.arange(queries, device=device)[:, None] + mask.first_query
     j = torch.arange(keys, device=device)[None, :] + mask.first_key
     return i, j
 
 
 def visible_pairs(queries: int, keys: int, mask: Mask, device: torch.device) -> Tensor:
-    """True where the query may attend to the key: [batch or 1, heads or 1, queries, keys] bool."""
+    """Return True where the query may attend to the key: [batch or 1, heads or 1, queries, keys] bool."""
     i, j = positions(queries, keys, mask, device)
     visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
     if mask.causal:
@@ -45,7 +45,7 @@ def visible_pairs(queries: int, keys: int, mask: Mask, device: torch.device) -> 
 def scores(
     query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: float | None, edits: tuple[Edit, ...] = ()
 ) -> Tensor:
-    """Scaled, capped, edited and masked scores, -inf where masked: [batch, heads, queries, keys] float64."""
+    """Return the scaled, capped, edited scores, -inf where masked: [batch, heads, queries, keys] float64."""
     group = query.shape[1] // key.shape[1]
     s = scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
     if softcap is not None:
@@ -69,7 +69,7 @@ def attend(
     request: Request,
     edits: tuple[Edit, ...] = (),
 ) -> tuple[Tensor, Statistics]:
-    """Output [batch, heads, queries, value_dim] and the statistics that `request` names, all float64."""
+    """Return the output [batch, heads, queries, value_dim] and the statistics that `request` names, all float64."""
     s = scores(query, key, mask=mask, scale=scale, softcap=softcap, edits=edits)
     blind = s.isneginf().all(-1)
     everything = s if sinks is None else torch.cat([s, sinks.double()[None, :, None, None].expand(*s.shape[:3], 1)], -1)
@@ -85,7 +85,7 @@ def attend(
 def statistics(
     p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, mask: Mask, request: Request
 ) -> Statistics:
-    """What `request` names, from the weights [batch, heads, queries, keys] and the scores with the sink appended."""
+    """Return the statistics from p [batch, heads, queries, keys], log p, and the scores with the sink appended."""
     i, j = positions(p.shape[2], p.shape[3], mask, p.device)
     found: dict[str, Tensor] = {}
     if request.lse:
@@ -117,7 +117,7 @@ def statistics(
 
 
 def received(p: Tensor, i: Tensor, j: Tensor, mask: Mask, band: Band) -> tuple[Tensor, Tensor]:
-    """Mean weight on each key, [batch, heads, keys], over the real queries of the band; their number, [batch, keys]."""
+    """Return the mean weight on each key, [batch, heads, keys], and how many queries it is over, [batch, keys]."""
     inside = i - j >= band.lo
     if band.hi is not None:
         inside = inside & (i - j <= band.hi)
@@ -133,14 +133,14 @@ def received(p: Tensor, i: Tensor, j: Tensor, mask: Mask, band: Band) -> tuple[T
 
 
 def real_queries(i: Tensor, keys: Tensor, first_key: int) -> Tensor:
-    """False where the key at a query's own position is padding: positions [queries] -> [batch, queries] bool."""
+    """Return False where the key at a query's position is padding: [queries] -> [batch, queries] bool."""
     column = i - first_key
     held = (column >= 0) & (column < keys.shape[1])
     return keys[:, column.clamp(0, keys.shape[1] - 1)] | ~held
 
 
 def pooled(p: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Max of p over tiles: [batch, heads, queries, keys] -> at most [batch, heads, *shape]."""
+    """Return the max of p over tiles: [batch, heads, queries, keys] -> at most [batch, heads, *shape]."""
     tile_rows, tile_cols = (math.ceil(size / most) for size, most in zip(p.shape[2:], shape, strict=True))
     rows = torch.stack([tile.amax(2) for tile in p.split(tile_rows, dim=2)], 2)
     return torch.stack([tile.amax(3) for tile in rows.split(tile_cols, dim=3)], 3)
@@ -157,7 +157,7 @@ def tile(
     scale: float,
     softcap: float | None,
 ) -> Tensor:
-    """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float64."""
+    """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float64."""
     s = scores(query, key, mask=mask, scale=scale, softcap=softcap)
     p = (s - lse.double()[..., None]).exp().masked_fill(s.isneginf(), 0)
     return p[:, :, rows.start : rows.stop : rows.step, cols.start : cols.stop : cols.step]
@@ -173,6 +173,6 @@ def pool(
     scale: float,
     softcap: float | None,
 ) -> Tensor:
-    """Max of p over tiles: at most [batch, heads, *shape] float64."""
+    """Return the max of p over tiles: at most [batch, heads, *shape] float64."""
     every = range(query.shape[2]), range(key.shape[2])
     return pooled(tile(query, key, lse, rows=every[0], cols=every[1], mask=mask, scale=scale, softcap=softcap), shape)

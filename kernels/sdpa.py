@@ -46,7 +46,7 @@ def attend(
     sinks: Tensor | None = None,
     request: Request | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """Output [batch, heads, queries, value_dim], differentiable, 0 for a query that sees no key; no statistics."""
+    """Return the output [batch, heads, queries, value_dim], 0 for a query that sees no key, and no statistics."""
     return _output(query, key, value, mask, scale), Statistics()
 
 
@@ -73,7 +73,7 @@ def _output(query: Tensor, key: Tensor, value: Tensor, mask: Mask, scale: float)
 
 
 def visible_pairs(rows: slice, cols: slice, mask: Mask, device: torch.device) -> Tensor:
-    """True where the query may attend to the key: [batch or 1, heads or 1, rows, cols] bool."""
+    """Return True where the query may attend to the key: [batch or 1, heads or 1, rows, cols] bool."""
     i = torch.arange(rows.start, rows.stop, device=device)[:, None] + mask.first_query
     j = torch.arange(cols.start, cols.stop, device=device) + mask.first_key
     visible = torch.ones(len(i), len(j), dtype=torch.bool, device=device)

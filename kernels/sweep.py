@@ -19,17 +19,17 @@ from probe.kernels.products import linear, linear_serves
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# The most bytes of scores in hand at once; the weights take as many again.
+# The most bytes of scores in hand at once; the weights take the same number again.
 BUDGET = {"cpu": 8 << 20}
 DEVICE_BUDGET = 256 << 20
 
-# With so many scores in hand a CPU is busy; more heads at once would only take more memory.
+# This number of scores keeps a CPU busy; more heads at once would only take more memory.
 ENOUGH = {"cpu": 1 << 19}
 
 
 @cache
 def keep_freed_memory() -> None:
-    """Has malloc keep what one call frees for the next: once in a process, and for good.
+    """Make malloc keep what one call frees for the next; the effect lasts as long as the process.
 
     glibc gives free memory back to the system beyond twice the largest piece that was ever mapped and freed
     (mallopt(3), M_MMAP_THRESHOLD), and every page of it is cleared when it comes again. This piece is as large as all
@@ -39,7 +39,7 @@ def keep_freed_memory() -> None:
 
 
 def as_written(compute: Callable[P, R]) -> Callable[P, R]:
-    """Without gradients, and in the dtypes that stand in the code, though the caller may be under autocast."""
+    """Return `compute` without gradients, and in the dtypes of its code even under the caller's autocast."""
 
     @wraps(compute)
     def run(*args: P.args, **options: P.kwargs) -> R:
@@ -82,31 +82,31 @@ class Sweep:
         return blocks(self.query, self.key, self.mask, most=self.most, enough=enough)
 
     def rows(self, block: Block, tensor: Tensor) -> Tensor:
-        """A block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., rows, width]."""
+        """Return a block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., n, width]."""
         return block.of(self.grouped(tensor), rows=3).to(self.dtype).flatten(2, 3).flatten(0, 1)
 
     def cols(self, block: Block, tensor: Tensor) -> Tensor:
-        """A block's keys or values of [batch, kv_heads, keys, width]: [.., cols, width]."""
+        """Return a block's keys or values of [batch, kv_heads, keys, width]: [.., cols, width]."""
         return block.of(tensor, cols=2).to(self.dtype).flatten(0, 1)
 
     def grouped(self, tensor: Tensor) -> Tensor:
-        """[batch, heads, ...] as [batch, kv_heads, group, ...]."""
+        """Return [batch, heads, ...] as [batch, kv_heads, group, ...]."""
         return tensor.unflatten(1, (-1, self.group))
 
     def whole(self, block: Block, part: Tensor) -> Tensor:
-        """[.., rows, width] as [batch, kv_heads, group, rows, width] of the block: the inverse of `rows`."""
+        """Return [.., rows, width] as [batch, kv_heads, group, rows, width] of the block: the inverse of `rows`."""
         batch, kv_heads, rows = (cut.stop - cut.start for cut in (block.batch, block.kv_heads, block.rows))
         return part.view(batch, kv_heads, self.group, rows, part.shape[-1])
 
     def buffer(self, name: str, *shape: int) -> Tensor:
-        """Memory that the blocks use one after another: fresh pages cost as much as filling them."""
+        """Return memory that the blocks use one after another: fresh pages cost as much as filling them."""
         size = math.prod(shape)
         if name not in self.buffers or self.buffers[name].numel() < size:
             self.buffers[name] = torch.empty(size, dtype=self.dtype, device=self.query.device)
         return self.buffers[name][:size].view(shape)
 
     def product(self, left: Tensor, right: Tensor, name: str) -> Tensor:
-        """left [n, rows, k] @ right [n, k, cols], in the buffer of that name, or in memory of its own."""
+        """Return left [n, rows, k] @ right [n, k, cols], in the buffer of that name, or in memory of its own."""
         serves = linear_serves(left[0], right[0])
         if serves and left.shape[0] == 1:  # as large a block as comes: no copy of it
             return linear(left[0], right[0])[None]
@@ -118,18 +118,18 @@ class Sweep:
         return found
 
     def scores(self, block: Block) -> Tensor:
-        """Scaled, capped, edited scores, HIDDEN where masked: [batch, kv_heads, group, rows, cols], in a buffer."""
+        """Return scaled, capped, edited, masked scores in a buffer: [batch, kv_heads, group, rows, cols]."""
         return self.edited(self.capped(block), block)
 
     def edited(self, s: Tensor, block: Block) -> Tensor:
-        """Capped scores with the edits and the mask, in their place."""
+        """Return the capped scores with the edits and the mask, in place."""
         for edit in self.edits:
             edit.apply(s, block)
         self.hiding.apply(s, block)
         return s
 
     def capped(self, block: Block) -> Tensor:
-        """Scaled, capped scores: [batch, kv_heads, group, rows, cols], in a buffer."""
+        """Return scaled, capped scores in a buffer: [batch, kv_heads, group, rows, cols]."""
         cap = self.softcap
         q = self.rows(block, self.query)
         q = torch.mul(q, self.scale if cap is None else self.scale / cap, out=self.buffer("queries", *q.shape))
@@ -140,6 +140,6 @@ class Sweep:
         return self.whole(block, s)
 
     def weights(self, block: Block, s: Tensor, lse: Tensor) -> Tensor:
-        """p, in the place of s, from the lse [batch, heads, queries] of an earlier sweep."""
+        """Return p, in the place of s, from the lse [batch, heads, queries] of an earlier sweep."""
         own = block.of(self.grouped(lse), rows=3)
         return s.sub_(own.masked_fill(own.isneginf(), math.inf)[..., None]).exp_()  # a row that sees nothing weighs 0

@@ -74,7 +74,7 @@ def test_the_installed_wheel_runs(installed, tmp_path):
     code = """
 import sys, torch, probe
 from probe.kernels.attend import attend
-from probe.analyses.retrieval_heads import RetrievalHeads
+from probe.analyses.heads.retrieval import RetrievalHeads
 assert probe.__file__.startswith(sys.argv[1]) and attend.__module__ == "probe.kernels.attend"
 query = torch.zeros(1, 1, 4, 8)
 assert attend(query, query, torch.ones(1, 1, 4, 8))[0].eq(1).all()

@@ -28,7 +28,7 @@ class Settings(Base):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {"draws": 2, "sweep": 12}, "report": {"sweep": 100}}
 
-    task: Path | None = setting(  # noqa: RUF009
+    task: Path | None = setting(
         None,
         'JSON lines with "prompt", "labels", "answer" (a label) and "split" ("calibration" and at least one other)',
         shown="100 short reviews, negative or positive",

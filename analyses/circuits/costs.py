@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from probe.analyses.heads.costs import measure, operations
 from probe.edges.wiring import Wiring
+from probe.frame.speed import measure, operations
 from probe.patching.runs import TOKENS, first_difference
 from probe.saving.manifest import peak_memory
 

@@ -1,52 +1,77 @@
 """The catalogue: every head of a model with all its scores in one table, and how the scores go together.
 
-Beside the retrieval score (`probe.analyses.heads.retrieval`, handed in) stand the scores that explain it: induction,
-previous-token and duplicate-token patterns, the copying score of the OV circuit, and the attention sink. A retrieval
-map that follows the induction map says that the retrieval heads of this model are mostly its induction heads.
+Beside the retrieval score stand the scores that explain it: induction, previous-token and duplicate-token patterns, the
+copying score of the OV circuit, and the attention sink. Where the retrieval map follows the induction map, the
+retrieval heads of the model are mostly its induction heads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from probe.analyses.heads import copying, sink_scores
-from probe.analyses.heads import patterns as pattern_heads
+from probe.analyses.heads.claims import INDUCTION
 from probe.analyses.measures.agreement import correlate, top_heads
 from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean
-from probe.analyses.texts.haystacks import Haystack
-from probe.errors import UsageError
-from probe.figures.style import decimal
+from probe.frame.findings import Estimate, Finding
+from probe.frame.scores import HeadScore, label
+from probe.frame.tables import Column, Table, decimal, percent
 from probe.heads import Head
-from probe.saving.jsonable import plain
-from probe.saving.manifest import Recorder
+from probe.saving.manifest import Manifest
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from probe.analyses.heads.retrieval import RetrievalHeads
     from probe.figures import Plot
-    from probe.models import Model
 
-KINDS = ("induction", "previous_token", "duplicate_token", "copying", "sink")
-"""What `catalogue` measures itself; "retrieval" comes from its own analysis."""
+SCORES = {
+    "retrieval": (
+        "share of the answer", "higher: the head copies more of the answer",
+        "the part of the answer that the head copied, a mean over the retrieved needles: distinct answer tokens over "
+        "all distinct ones (--score set), or copying steps over answer tokens (per_step); [..]: its 95% interval",
+    ),
+    "induction": (
+        "mean attention weight, 0 to 1", "higher: attends to what followed the same token before",
+        "mean weight on the token after the earlier occurrence of the current token, over the second copy of random "
+        "tokens",
+    ),
+    "previous_token": (
+        "mean attention weight, 0 to 1", "higher: attends to the previous token",
+        "mean weight on the token before, over all queries but the first",
+    ),
+    "duplicate_token": (
+        "mean attention weight, 0 to 1", "higher: attends to the earlier occurrence of the same token",
+        "mean weight on the earlier occurrence of the current token, over the second copy of random tokens",
+    ),
+    "copying": (
+        "sum of the eigenvalues' real parts over the sum of their magnitudes, -1 to 1",
+        "positive: attending to a token raises its logit; negative: lowers it",
+        "sum of the real parts of the OV circuit's eigenvalues over the sum of their magnitudes: 1 raises the logit of "
+        "the token attended to, -1 lowers it",
+    ),
+    "sink": (
+        "mean attention weight, 0 to 1", "higher: attends to the first position",
+        "mean weight on the first position in prose, over all queries but the first",
+    ),
+}  # fmt: skip
+"""Score -> its unit, its sign, and what the column of the table says."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class HeadCatalogue(Result):
-    """Scores of every head by name, best-first order by the first of them.
+    """Scores of every head by name; heads are ordered by the first of them, best first.
 
     scores, low, high: name -> [layers, heads], the score and its 95 % bootstrap interval over samples; bounds are NaN
-        for a score computed from the weights (copying), a score is NaN for a head that it could not be read from.
-    per_sample: name -> [samples, layers, heads], what the sampled scores are means of.
+        for a score computed from the weights (copying), a score is NaN for a head from which it could not be read.
+    per_sample: name -> [samples, layers, heads], of which the sampled scores are means.
     correlations: one row per pair of scores: a, b, pearson with low and high, spearman, heads.
-    notes: what a reader of the scores must know: which norm gains are folded, which heads could not be read.
+    notes: which norm gains are folded in, which heads could not be read.
     """
 
     scores: dict[str, Tensor]
@@ -57,33 +82,18 @@ class HeadCatalogue(Result):
     notes: tuple[str, ...]
     n_kv_heads: int
 
-    @property
-    def findings(self) -> tuple[str, ...]:
-        """What the correlation of retrieval and induction says, and where the first position takes the attention."""
-        found = []
-        pair = self.correlation("retrieval", "induction")
-        if pair is not None:
-            found.append(
-                f"retrieval and induction scores correlate at {decimal(pair['pearson'])} "
-                f"[{decimal(pair['low'])}, {decimal(pair['high'])}]: these heads {_reading(pair['pearson'])}"
-            )
-        if "sink" in self.scores:
-            share = decimal(float(self.scores["sink"].mean()))
-            found.append(f"{share} of the attention goes to the first position")
-        return tuple(found)
-
     def correlation(self, a: str, b: str) -> dict[str, float] | None:
-        """The row of `correlations` of two scores, in either order; None where there is none."""
+        """Return the row of `correlations` of two scores, in either order; None where there is none."""
         table = self.correlations
         rows = table[((table["a"] == a) & (table["b"] == b)) | ((table["a"] == b) & (table["b"] == a))]
         return None if rows.empty else rows.iloc[0].drop(["a", "b"]).to_dict()
 
     def top(self, kind: str, k: int) -> list[Head]:
-        """The k heads with the highest score of this kind, best first."""
+        """Return the k heads with the highest score of this kind, best first."""
         return top_heads(self.scores[kind], k)
 
     def to_df(self) -> pd.DataFrame:
-        """One row per head, best first: layer, head, kv_group, each score, and its _low and _high where it has them."""
+        """Return one row per head, best first: layer, head, kv_group, each score, and _low and _high if sampled."""
         columns: dict[str, Tensor] = {}
         for kind, score in self.scores.items():
             columns[kind] = score
@@ -91,29 +101,51 @@ class HeadCatalogue(Result):
                 columns |= {f"{kind}_low": self.low[kind], f"{kind}_high": self.high[kind]}
         return head_table(columns, n_kv_heads=self.n_kv_heads)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON: manifest, heads (best first; scores: name -> value, low, high), correlations, findings, notes."""
-        table = self.to_df()
-        heads = []
-        for layer, head, group in zip(table["layer"], table["head"], table["kv_group"], strict=True):
-            scores = {
-                kind: {
-                    name: float(maps[kind][layer, head])
-                    for name, maps in (("value", self.scores), ("low", self.low), ("high", self.high))
-                }
-                for kind in self.scores
-            }
-            heads.append({"layer": int(layer), "head": int(head), "kv_group": int(group), "scores": scores})
-        return {
-            "manifest": self.manifest.to_dict(),
-            "heads": plain(heads),
-            "correlations": plain(self.correlations.to_dict("records")),
-            "findings": list(self.findings),
-            "notes": list(self.notes),
-        }
+    def tables(self) -> dict[str, Table]:
+        """Return the table of heads."""
+        rows = self.to_df()
+        rows.insert(0, "name", [str(Head(*place)) for place in zip(rows["layer"], rows["head"], strict=True)])
+        columns = [Column(name="name", header="head"), Column(name="kv_group", header="KV")]
+        for kind in self.scores:
+            low, high = ("retrieval_low", "retrieval_high") if kind == "retrieval" else (None, None)
+            columns.append(Column(name=kind, header=label(kind), write=decimal, low=low, high=high))
+        said = "; ".join(f"{label(kind)}: {SCORES[kind][2]}" for kind in self.scores)
+        meaning = f"head: layer and index, both from 0; KV: the key-value head that it reads; {said}"
+        return {"heads": Table(rows=rows, columns=tuple(columns), meaning=meaning, top=20)}
+
+    def summary(self) -> tuple[str, ...]:
+        """Return in sentences how retrieval and induction correlate, the mean sink score, and the notes."""
+        said = []
+        pair = self.correlation("retrieval", "induction")
+        if pair is not None:
+            said.append(
+                f"The retrieval and induction scores of the heads correlate at {decimal(pair['pearson'])} "
+                f"[{decimal(pair['low'])}, {decimal(pair['high'])}]: the retrieval heads {_reading(pair['pearson'])}."
+            )
+        if "sink" in self.scores:
+            share = percent(float(self.scores["sink"].mean()))
+            said.append(f"{share} of the attention goes to the first position, a mean over heads and prose.")
+        return (*said, *self.notes)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return whether retrieval heads are mostly induction heads; none where one of the scores is missing."""
+        pair = self.correlation("retrieval", "induction")
+        if pair is None:
+            return ()
+        found = Estimate(pair["pearson"], pair["low"], pair["high"], n=int(pair["heads"]))
+        return (INDUCTION.finding(found, seed=self.manifest.seed, command=self.manifest.command),)
+
+    def head_scores(self) -> dict[str, HeadScore]:
+        """Return every score, with its interval where it was sampled."""
+        found = {}
+        for kind, values in self.scores.items():
+            unit, sign, _ = SCORES[kind]
+            bounds = {"low": self.low[kind], "high": self.high[kind]} if kind in self.per_sample else {}
+            found[kind] = HeadScore(values=values, unit=unit, sign=sign, **bounds)
+        return found
 
     def figures(self) -> dict[str, Plot]:
-        """maps: every score by layer and head. retrieval_induction: one against the other. correlations: all pairs."""
+        """Return maps (every score by layer and head), retrieval_induction and correlations (all pairs of scores)."""
         from probe.figures.heads import correlation_figure, map_figure, scatter_figure
 
         pair = self.correlation("retrieval", "induction")
@@ -148,97 +180,41 @@ class HeadCatalogue(Result):
         return drawn
 
 
-@torch.no_grad()
 def catalogue(
-    model: Model,
+    samples: Mapping[str, Tensor],
+    manifest: Manifest,
     *,
-    kinds: Sequence[str] = KINDS,
-    retrieval: RetrievalHeads | None = None,
-    seed: int = 0,
-    sequences: int = 8,
-    length: int = 64,
-    haystack: Haystack | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    n_kv_heads: int,
+    computed: Mapping[str, Tensor] | None = None,
+    notes: Sequence[str] = (),
 ) -> HeadCatalogue:
-    """The scores of every head of `model` in one table.
+    """Return the catalogue of these scores, in the order of SCORES.
 
-    kinds: which of KINDS to measure. retrieval: a finished retrieval run of the same model, for the first column.
-    seed: of the random tokens and the intervals. sequences, length: of the repeated random tokens. haystack: the prose
-    for the sink scores. progress: called with (analyses done, analyses planned).
+    samples: name -> [samples, layers, heads]. computed: name -> [layers, heads], scores without samples. Intervals are
+    bootstraps with the manifest's seed.
     """
-    wanted = [kind for kind in KINDS if kind in kinds]
-    if unknown := [kind for kind in kinds if kind not in KINDS]:
-        raise UsageError(f"expected kinds among {', '.join(KINDS)}, got {unknown[0]!r}")
-    if not wanted and retrieval is None:
-        raise UsageError(f"expected at least one kind among {', '.join(KINDS)}, or a retrieval run, got none")
-    patterns = [kind for kind in wanted if kind in pattern_heads.PATTERNS]
-    planned = bool(patterns) + ("copying" in wanted) + ("sink" in wanted)
-    done = 0
-
-    def step() -> None:
-        nonlocal done
-        done += 1
-        if progress is not None:
-            progress(done, planned)
-
-    recorder = Recorder(
-        model,
-        analysis="catalogue",
-        options={
-            "kinds": wanted,
-            "sequences": sequences,
-            "length": length,
-            "retrieval": None if retrieval is None else retrieval.manifest.fingerprint(),
-            "haystack_sha256": None if haystack is None else haystack.sha256,
-        },
-        seed=seed,
-    )
-    scores: dict[str, Tensor] = {}
-    per_sample: dict[str, Tensor] = {}
-    notes: list[str] = []
-    prompts: list[str] = []
-    bos: bool | None = None
-    if retrieval is not None:
-        scores["retrieval"], per_sample["retrieval"] = retrieval.score, retrieval.per_sample
-        prompts += retrieval.manifest.prompts
-    if patterns:
-        found = pattern_heads.run(model, sequences=sequences, length=length, seed=seed)
-        per_sample |= {kind: found.per_sample(kind) for kind in patterns}
-        scores |= {kind: found.score(kind) for kind in patterns}
-        prompts += found.manifest.prompts
-        bos = found.manifest.bos
-        step()
-    if "copying" in wanted:
-        copied = copying.run(model)
-        scores["copying"] = copied.score
-        notes += [f"copying: {copied.norms}", *(f"copying, {reason}" for reason in copied.unread)]
-        step()
-    if "sink" in wanted:
-        sinks = sink_scores.run(model, haystack=haystack)
-        scores["sink"], per_sample["sink"] = sinks.score, sinks.per_sample
-        prompts += sinks.manifest.prompts
-        bos = sinks.manifest.bos
-        step()
+    known = {kind: each.mean(0) for kind, each in samples.items()} | dict(computed or {})
+    scores = {kind: known[kind] for kind in SCORES if kind in known}
     low, high = {}, {}
     for kind, score in scores.items():
         nothing = torch.full_like(score, torch.nan)
         low[kind], high[kind] = (
-            bootstrap_mean(per_sample[kind], seed=seed) if kind in per_sample else (nothing, nothing)
+            bootstrap_mean(samples[kind], seed=manifest.seed) if kind in samples else (nothing, nothing)
         )
     return HeadCatalogue(
-        manifest=recorder.manifest(prompts=prompts, bos=bos),
+        manifest=manifest,
         scores=scores,
         low=low,
         high=high,
-        per_sample=per_sample,
+        per_sample={kind: samples[kind] for kind in scores if kind in samples},
         correlations=correlation_table(scores),
         notes=tuple(notes),
-        n_kv_heads=model.n_kv_heads,
+        n_kv_heads=n_kv_heads,
     )
 
 
-def correlation_table(scores: dict[str, Tensor]) -> pd.DataFrame:
-    """One row per pair of maps [layers, heads]: a, b, pearson, low, high, spearman, heads."""
+def correlation_table(scores: Mapping[str, Tensor]) -> pd.DataFrame:
+    """Return one row per pair of maps [layers, heads]: a, b, pearson, low, high, spearman, heads."""
     columns = ["a", "b", "pearson", "low", "high", "spearman", "heads"]
     rows = []
     for a, b in combinations(scores, 2):
@@ -248,7 +224,7 @@ def correlation_table(scores: dict[str, Tensor]) -> pd.DataFrame:
 
 
 def _reading(pearson: float) -> str:
-    """What a correlation of the retrieval with the induction map says, in words."""
+    """Say in words what the correlation of the retrieval with the induction map means."""
     if pearson >= 0.8:
         return "are mostly induction heads"
     if pearson >= 0.5:

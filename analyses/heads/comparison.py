@@ -1,23 +1,22 @@
-"""Two score maps against each other, head by head: two runs, two checkpoints of one architecture, or two scores.
+"""Two score maps against each other, head by head: of two runs, two checkpoints of one architecture, or two scores.
 
-Wu et al. (2024) call retrieval heads intrinsic because maps of one model family correlate (Pearson .89-.96 for base and
-chat, or dense and mixture) and those of different families do not (about 0). Layers and heads must match one to one.
+Wu et al. (2024, section 3.3) call retrieval heads intrinsic because the maps of one model family correlate (Pearson's r
+of 0.89 to 0.96 for base and chat models, or dense and mixture models) and those of different families do not (about 0).
+The layers and heads of both models must match one to one.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from torch import Tensor
 
-from probe.analyses.heads.catalogue import HeadCatalogue
-from probe.analyses.heads.patterns import PatternHeads
 from probe.analyses.measures.agreement import correlate, shared_top, top_heads
 from probe.errors import UsageError
-from probe.figures.style import decimal
 from probe.frame.scores import label
+from probe.frame.tables import decimal
 from probe.heads import Head
 from probe.saving.results import Result
 
@@ -30,7 +29,8 @@ class Comparison(Result):
     """Agreement of the maps a and b [layers, heads] over the heads that have both scores; the manifest is a's run's.
 
     kind: the score compared. a_name, b_name: of the runs. pearson (low, high: 95 % bootstrap over heads), spearman.
-    shared: heads in the top k of both, a's best first. expected: how many by chance; chance: the odds of that many.
+    shared: heads in the top k of both, a's best first. expected: the number that two random lists share. chance: the
+    probability that two random lists share at least len(shared) heads.
     """
 
     kind: str
@@ -47,16 +47,15 @@ class Comparison(Result):
     expected: float
     chance: float
 
-    @property
-    def finding(self) -> str:
-        """One sentence: the correlation, and the shared top heads against chance."""
+    def summary(self) -> tuple[str, ...]:
+        """Return the correlation, and the number of shared top heads beside chance, in one sentence."""
         return (
-            f"{label(self.kind)} scores of {self.a_name} and {self.b_name} correlate at {decimal(self.pearson)}; "
-            f"they share {len(self.shared)} of their top {self.k} heads ({self.expected:.1f} by chance)"
+            f"The {label(self.kind)} scores of {self.a_name} and {self.b_name} correlate at {decimal(self.pearson)}; "
+            f"the two runs share {len(self.shared)} of their top {self.k} heads ({self.expected:.1f} by chance).",
         )
 
     def to_df(self) -> pd.DataFrame:
-        """One row per head, a's best first: layer, head, both scores, both ranks (1 is best; NaN without a score)."""
+        """Return one row per head, a's best first: layer, head, scores, ranks (1 is best; NaN is none), shared."""
         rows = []
         first = {head: rank for rank, head in enumerate(top_heads(self.a, self.a.numel()), start=1)}
         second = {head: rank for rank, head in enumerate(top_heads(self.b, self.b.numel()), start=1)}
@@ -74,9 +73,6 @@ class Comparison(Result):
                 }
             )
         return pd.DataFrame(rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        return super().to_dict() | {"finding": self.finding}
 
     def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import scatter_figure
@@ -96,7 +92,7 @@ class Comparison(Result):
 
 
 def compare(a: Result, b: Result, *, kind: str = "retrieval", k: int = 20) -> Comparison:
-    """Agreement of the scores of two results: retrieval heads, catalogues, pattern heads, copying or sink scores.
+    """Return how the scores of two results agree: results of `heads.run`, or their retrieval heads or catalogues.
 
     kind: which score, where a result holds several. k: length of the lists of top heads, at most all heads.
     Raises UsageError where a result lacks the score or the models' layers and heads differ.
@@ -127,14 +123,8 @@ def compare(a: Result, b: Result, *, kind: str = "retrieval", k: int = 20) -> Co
 
 
 def score_map(result: Result, kind: str) -> Tensor:
-    """The map [layers, heads] of one score of a result."""
-    if isinstance(result, HeadCatalogue):
-        if kind not in result.scores:
-            raise UsageError(f"expected one of the scores {', '.join(result.scores)}, got {kind!r}")
-        return result.scores[kind]
-    if isinstance(result, PatternHeads):
-        return result.score(kind)
-    score = getattr(result, "score", None)
-    if not isinstance(score, Tensor) or score.ndim != 2:
-        raise UsageError(f"expected a result with a score per layer and head, got a {type(result).__name__}")
-    return score
+    """Return the map [layers, heads] of one score of a result; raise UsageError where it has no such score."""
+    scores = result.head_scores()
+    if kind not in scores:
+        raise UsageError(f"expected one of the scores {', '.join(scores) or '(none)'}, got {kind!r}")
+    return scores[kind].values

@@ -3,17 +3,21 @@
 The full OV circuit of a head is the vocab x vocab map W_E V O W_U from the token attended to, to the logits that the
 head adds. Its eigenvalues l are mostly positive when tokens raise themselves:
 
-    copying = sum Re(l) / sum |l|        1 copies, -1 suppresses, about 0 neither.
+    copying = sum Re(l) / sum |l|
+
+A score of 1 means that the head copies (it raises the logits of the tokens that it attends to), -1 that it suppresses
+them, about 0 that it does neither.
 
 The non-zero eigenvalues of W_E V O W_U are those of O (W_U W_E) V, which is only value_dim x value_dim; the hidden x
 hidden product W_U W_E is accumulated once. Under grouped-query attention V is that of the head's KV head. Norm gains
 are folded in (with LayerNorm's centring), the division by the length of x is not: it differs by token and layer.
 Biases, position embeddings and the positive multipliers of some models are left out.
 
-We differ from it in centring W_U over the vocabulary first: a constant added to all logits says nothing about tokens,
-but where embeddings share a large mean it takes over the spectrum (in SmolLM2-135M the largest eigenvalue of W_U W_E
-falls from 260,022 to 31,252). The score reads a token's own embedding, not what earlier layers have made of it, so a
-low score in a deep layer does not say that the head cannot copy.
+We differ from the paper in centring W_U over the vocabulary first: a constant added to all logits says nothing about
+tokens, but where embeddings share a large mean it dominates the spectrum (centring lowers the largest eigenvalue of
+W_U W_E from 260,022 to 31,252 in SmolLM2-135M). The score
+reads a token's own embedding, not what earlier layers have made of it, so a low score in a deep layer does not say that
+the head cannot copy.
 """
 
 from __future__ import annotations
@@ -21,55 +25,36 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from torch import Tensor
 
 from probe.analyses.heads.ov_circuits import Norms, OVLayer, find_norms, visit_circuits
-from probe.analyses.measures.head_tables import head_table
 from probe.engine.attention import text_config
 from probe.errors import ProbeError
-from probe.saving.manifest import Recorder
-from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from probe.figures import Plot
     from probe.models import Model
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""The deviation of a layer's OV maps on random vectors from which on the module does not count as linear."""
+"""Largest relative error of a layer's OV maps on random vectors at which the module still counts as linear."""
 
 VOCAB_CHUNK = 8192
 
 
-@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
-class CopyingScores(Result):
-    """score [layers, heads]; NaN where a head's OV circuit could not be read, and `unread` says why.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CopyingScores:
+    """Copying scores [layers, heads] in -1..1; NaN where a head's OV circuit could not be read, and `unread` says why.
 
     norms: which gains are folded in.
     """
 
     score: Tensor
-    n_kv_heads: int
     norms: str
     unread: tuple[str, ...]
 
-    def to_df(self) -> pd.DataFrame:
-        """One row per head, best first: layer, head, kv_group, copying."""
-        return head_table({"copying": self.score}, n_kv_heads=self.n_kv_heads)
-
-    def figures(self) -> dict[str, Plot]:
-        from probe.figures.heads import map_figure
-
-        headline = (
-            f"{int((self.score > 0.5).sum())} of {self.score.numel()} heads of {self.manifest.name} have an OV copying "
-            "score above 0.5"
-        )
-        return {"copying": map_figure({"copying": self.score}, headline=headline)}
-
 
 def copying_score(core: Tensor) -> Tensor:
-    """sum Re(l) / sum |l| over the eigenvalues l of `core` [..., n, n] -> [...], in -1..1; NaN where all are 0."""
+    """Return sum Re(l) / sum |l| over the eigenvalues l of `core`: [..., n, n] -> [...], -1..1; NaN where all are 0."""
     if core.ndim < 2 or core.shape[-1] != core.shape[-2]:
         raise ValueError(f"core must be [..., n, n], got {list(core.shape)}")
     eigenvalues = torch.linalg.eigvals(core.double())
@@ -77,7 +62,7 @@ def copying_score(core: Tensor) -> Tensor:
 
 
 def vocabulary_tables(model: Model) -> tuple[Tensor, Tensor]:
-    """W_E and W_U, both [vocab, hidden]; ProbeError where such tables do not read and write the residual stream."""
+    """Return W_E and W_U, both [vocab, hidden]; raise ProbeError where the model has no such tables of equal shape."""
     embedding = getattr(model.hf.get_input_embeddings(), "weight", None)
     unembedding = getattr(model.hf.get_output_embeddings(), "weight", None)
     if isinstance(embedding, Tensor) and isinstance(unembedding, Tensor):
@@ -91,9 +76,9 @@ def vocabulary_tables(model: Model) -> tuple[Tensor, Tensor]:
 
 
 def embedding_product(embedding: Tensor, unembedding: Tensor) -> Tensor:
-    """W_U W_E [hidden, hidden] float32 from both [vocab, hidden] tables, the unembedding centred over the vocabulary.
+    """Return W_U W_E [hidden, hidden] float32 from both [vocab, hidden] tables, W_U centred over the vocabulary.
 
-    A slice of the vocabulary at a time: float32 copies of both tables would be larger than a small model.
+    The sum runs over a slice of the vocabulary at a time: float32 copies of both tables would exceed a small model.
     """
     product = torch.zeros(embedding.shape[1], embedding.shape[1], device=embedding.device)
     mean = unembedding.mean(0, dtype=torch.float32)
@@ -103,7 +88,7 @@ def embedding_product(embedding: Tensor, unembedding: Tensor) -> Tensor:
 
 
 def layer_cores(maps: OVLayer, product: Tensor, norms: Norms) -> Tensor:
-    """[heads, value_dim, value_dim]: the non-zero eigenvalues of each head's W_E V O W_U, norm gains folded in."""
+    """Return [heads, value_dim, value_dim] with the non-zero eigenvalues of W_E V O W_U, norm gains folded in."""
     heads, kv_heads = maps.output.shape[0], maps.value.shape[0]
     hidden, value_dim = maps.value.shape[1:]
     read = maps.value.transpose(0, 1).reshape(hidden, -1).cpu()
@@ -120,8 +105,7 @@ def layer_cores(maps: OVLayer, product: Tensor, norms: Norms) -> Tensor:
 
 @torch.no_grad()
 def run(model: Model) -> CopyingScores:
-    """The copying score of every head of `model`; one forward pass over about as many tokens as it has hidden units."""
-    recorder = Recorder(model, analysis="copying", options={})
+    """Return the copying score of every head; takes one forward pass over about `hidden` sequences of one token."""
     score = torch.full((model.n_layers, model.n_heads), torch.nan)
     unread: list[str] = []
     norms = find_norms(model)
@@ -138,10 +122,4 @@ def run(model: Model) -> CopyingScores:
         unread.append(f"all layers: {error}")
     else:
         visit_circuits(model, visit)
-    return CopyingScores(
-        manifest=recorder.manifest(),
-        score=score,
-        n_kv_heads=model.n_kv_heads,
-        norms=norms.describe(),
-        unread=tuple(unread),
-    )
+    return CopyingScores(score=score, norms=norms.describe(), unread=tuple(unread))

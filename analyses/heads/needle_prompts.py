@@ -39,7 +39,10 @@ class Window:
     sentence_ends: Sequence[int]
 
     def nearest_sentence_end(self, token: float, *, below: int) -> int:
-        """Character position of the sentence end nearest to a token index, before character `below`; 0 is one too."""
+        """Return the character position of the sentence end nearest to a token index; 0 counts as a sentence end.
+
+        Only positions before the character `below` count.
+        """
         inside = [end for end in self.sentence_ends if end < below]
         if not inside:
             raise ProbeError(
@@ -68,7 +71,7 @@ class NeedlePrompt:
 
 
 def open_window(model: Model, haystack: Haystack, *, start: int, length: int) -> Window:
-    """At least `length` tokens of the haystack from a character position on, wrapping at its end."""
+    """Return at least `length` tokens of the haystack from a character position on, wrapping at its end."""
     characters = 12 * length + 1000
     while True:
         text = haystack.window(start, characters)
@@ -78,7 +81,7 @@ def open_window(model: Model, haystack: Haystack, *, start: int, length: int) ->
         if characters >= len(haystack.text):
             raise ProbeError(
                 f"the haystack {haystack.name!r} has {len(offsets):,} tokens, too few for a length of {length:,}: "
-                f"give more text (--haystack) or smaller --lengths"
+                "give more text (--haystack) or smaller --lengths"
             )
         characters *= 2
     return Window(
@@ -91,26 +94,26 @@ def open_window(model: Model, haystack: Haystack, *, start: int, length: int) ->
 
 
 def ask(model: Model, context: str, question: str, *, style: Style) -> tuple[str, int]:
-    """The whole prompt, and the character position at which `context` begins in it."""
+    """Return the whole prompt, and the character position at which `context` begins in it."""
     if style == "plain":
         return PLAIN.format(context=context, question=question), 0
     if not model.has_chat_template:
-        raise UsageError(f"{model.name} has no chat template: use --prompt plain")
+        raise UsageError(f"{model.name} has no chat template: use --prompt-style plain")
     user = CHAT.format(context=context, question=question)
     text = model.chat(user)
     place = text.find(user)
     if place < 0:
-        raise UsageError(f"the chat template of {model.name} rewrites the user's text: use --prompt plain")
+        raise UsageError(f"the chat template of {model.name} rewrites the user's text: use --prompt-style plain")
     return text, place + CHAT.index("{context}")
 
 
 def encode(model: Model, text: str, *, style: Style) -> Tokens:
-    """Tokens of a prompt. A chat template writes its own BOS where the model wants one, so none is added to it."""
+    """Return the tokens of a prompt; a chat template writes its own BOS where the model wants one."""
     return model.tokens(text, bos=False if style == "chat" else None)
 
 
 def hide(model: Model, needle: Needle, window: Window, *, length: int, depth: float, style: Style) -> NeedlePrompt:
-    """The prompt with the needle at `depth` percent of a context of `length` tokens."""
+    """Return the prompt with the needle at `depth` percent of a context of `length` tokens."""
     own = len(model.tokens(f" {needle.text}", bos=False))
     prose = length - own
     if prose < 1:
@@ -136,7 +139,7 @@ def hide(model: Model, needle: Needle, window: Window, *, length: int, depth: fl
 def _assemble(
     model: Model, needle: Needle, prose: str, end: int, *, style: Style
 ) -> tuple[Tokens, Needle, range, int, float]:
-    """(tokens, needle, answer positions, context tokens, depth in percent) with the needle after character `end`."""
+    """Return tokens, needle, answer positions, context tokens and depth in percent; the needle follows `end`."""
     before = f"{prose[:end]} " if end else ""
     after = prose[end:] if end else f" {prose}"
     context = f"{before}{needle.text}{after}"

@@ -1,9 +1,9 @@
 """Needles: a sentence to hide, the question about it, and the part of the sentence that answers it.
 
-Two families, because heads specialise: some copy digits only (in SmolLM2-135M, L6H0), others words. Each family draws
-from two disjoint pools, so that heads found on one can be tested on cities and activities they were not found on. No
-answer repeats a word or digit, for which of two equal tokens a head copies could not be told, and none holds a word of
-the sentence around it, which a model says whether it found the needle or not.
+There are two families, because heads specialise: some copy digits only (L6H0 of SmolLM2-135M), others words. A family
+draws from two disjoint pools, so that heads scored on one pool can be pruned while the model answers needles of the
+other. No answer repeats a word or a digit, because nothing would tell which of two equal tokens a head copies. No
+answer holds a word of the sentence around it, because a model may say such a word without having read the answer.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.errors import ProbeError
+from probe.errors import ProbeError, UsageError
 
 
 @dataclass(frozen=True)
 class Needle:
-    """`answer` is a part of `text`; its last occurrence there is the one to copy."""
+    """A sentence, its question and its answer; the last occurrence of `answer` in `text` is the one to copy."""
 
     text: str
     question: str
@@ -41,7 +41,7 @@ class Pool:
 
     @property
     def sha256(self) -> str:
-        """Hash of the words, in hex: a run made with other words is another run."""
+        """The SHA-256 of the words, in hex: a run made with other words is another run."""
         return hashlib.sha256(json.dumps([self.cities, self.activities]).encode()).hexdigest()
 
 
@@ -91,7 +91,7 @@ HELD_OUT = Pool(
 
 
 def number(rng: random.Random, pool: Pool) -> Needle:
-    """The special magic number of a city: five different digits, the first not 0."""
+    """Return the special magic number of a city: five different digits, the first not 0."""
     city = rng.choice(pool.cities)
     first = rng.choice("123456789")
     digits = first + "".join(rng.sample("0123456789".replace(first, ""), 4))
@@ -104,7 +104,7 @@ def number(rng: random.Random, pool: Pool) -> Needle:
 
 
 def activity(rng: random.Random, pool: Pool) -> Needle:
-    """The best thing to do in a city: a phrase of words."""
+    """Return the best thing to do in a city: a phrase of words."""
     city = rng.choice(pool.cities)
     phrase = rng.choice(pool.activities)
     return Needle(
@@ -119,14 +119,14 @@ FAMILIES: Mapping[str, Callable[[random.Random, Pool], Needle]] = {"numbers": nu
 
 
 def read_needles(path: str | Path) -> tuple[Needle, ...]:
-    """Needles from a JSONL file: one object a line with the strings "needle", "question" and "answer".
+    """Return the needles of a JSONL file: one object a line with the strings "needle", "question" and "answer".
 
-    The answer must be a part of the needle. An optional "family" groups needles in tables; without it it is "custom".
+    The answer must be a part of the needle. An optional "family" groups needles in tables (default: "custom").
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ProbeError(f"cannot read the needles file {path}: {error}") from error
+        raise UsageError(f"cannot read the needles file {path}: {error}") from error
     needles = []
     for count, line in enumerate(lines, start=1):
         if not line.strip():
@@ -134,16 +134,16 @@ def read_needles(path: str | Path) -> tuple[Needle, ...]:
         try:
             fields = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ProbeError(f"{path}, line {count}: expected a JSON object, got {line.strip()[:60]!r}") from error
+            raise UsageError(f"{path}, line {count}: expected a JSON object, got {line.strip()[:60]!r}") from error
         wanted = ("needle", "question", "answer")
         if not isinstance(fields, dict) or not all(isinstance(fields.get(key), str) and fields[key] for key in wanted):
             got = line.strip()[:60]
-            raise ProbeError(f'{path}, line {count}: expected strings "needle", "question" and "answer", got {got}')
+            raise UsageError(f'{path}, line {count}: expected strings "needle", "question" and "answer", got {got}')
         try:
             family = str(fields.get("family", "custom"))
             needles.append(Needle(fields["needle"], fields["question"], fields["answer"], family))
         except ProbeError as error:
-            raise ProbeError(f"{path}, line {count}: {error}") from error
+            raise UsageError(f"{path}, line {count}: {error}") from error
     if not needles:
-        raise ProbeError(f"the needles file {path} holds no needle")
+        raise UsageError(f"the needles file {path} holds no needle")
     return tuple(needles)

@@ -1,4 +1,4 @@
-"""Running one prompt under many prunings at once: each condition is a row of the batch.
+"""One prompt under many prunings at once: each condition is a row of the batch.
 
 In phase "decode" only the steps that write the answer are pruned, from the one that reads the last prompt token on: the
 prompt is read once and its key-value cache is repeated per row. In phase "all" every row reads the prompt for itself.
@@ -36,26 +36,25 @@ def decode_pruned(
     max_new_tokens: int,
     stop: Callable[[list[int]], bool],
     batch_size: int,
-) -> list[str]:
-    """The greedy answer to the prompt `ids` [tokens] under each row's pruning, decoded text.
+) -> list[list[int]]:
+    """Return the greedy answer to the prompt `ids` [tokens] under each row's pruning, as token ids.
 
-    cache: of the prompt without its last token, read without pruning; it stays as it is. None reads the prompt in every
-    row, pruned in phase "all".
+    cache: of the prompt without its last token, read without pruning; it is not changed. None reads the prompt in
+    every row, pruned in phase "all".
     """
-    answers: list[str] = []
+    answers: list[list[int]] = []
     for chunk in _chunks(rows, batch_size):
         size = len(chunk)
         with model.intervene(*_prunings(chunk, phase)):
             own = model.prefill(ids[:-1].expand(size, -1)) if cache is None else repeat(cache, size)
             last = ids[-1:].expand(size, 1)
-            for emitted in model.greedy(own, last, max_new_tokens=max_new_tokens, stop=stop):
-                answers.append(str(model.tokenizer.decode(emitted, skip_special_tokens=True)))
+            answers += model.greedy(own, last, max_new_tokens=max_new_tokens, stop=stop)
     return answers
 
 
 @torch.no_grad()
 def prose_losses(model: Model, ids: Tensor, rows: Sequence[Row], *, batch_size: int) -> list[float]:
-    """Mean next-token loss in nats per token on `ids` [tokens] under each row's pruning, all positions pruned."""
+    """Return the mean loss in nats per token on `ids` [tokens] under each row's pruning of all positions."""
     losses: list[float] = []
     for chunk in _chunks(rows, batch_size):
         with model.intervene(*_prunings(chunk, "all")):

@@ -1,9 +1,15 @@
-"""What is pruned in a causal check: the heads in question, and the random heads that they are compared with.
+"""Conditions of a validation: which heads are pruned, what they are compared with, and what a pruned head outputs.
 
 top k:          the k heads with the highest scores.
-random k:       k heads drawn from outside the top of the list, anew for every sample.
-same layers k:  as many heads from each layer as the top k has there, from outside the top of the list, anew for every
-                sample: it tells the heads from their layers. A layer without enough other heads gives what it has.
+random k:       k heads drawn from outside the top of the ranking, anew for every sample.
+same layers k:  from each layer the number of heads that the top k has there, drawn from outside the top of the ranking,
+                anew for every sample. This control tells an effect of the heads from one of their layers. A layer
+                without enough other heads gives those that it has.
+
+fill "zero":    a pruned head outputs zero, which removes it.
+fill "uniform": a pruned head attends evenly to every position that it sees. The released code of Wu et al. prunes in
+                this way (it sets the scores to zero before the softmax), so this is the official mask. It does not
+                remove the head: the head adds the mean of the values to the residual stream.
 """
 
 from __future__ import annotations
@@ -24,7 +30,7 @@ Group = Literal["none", "top", "random", "same layers"]
 
 @dataclass(frozen=True)
 class Condition:
-    """One way to prune: which heads, how many, and what their output becomes."""
+    """A way to prune: which heads, how many of them, and what a pruned head outputs."""
 
     group: Group
     k: int
@@ -36,7 +42,7 @@ class Condition:
 
 @dataclass(frozen=True)
 class Conditions:
-    """All conditions of a check over a ranked list of heads, best first; `draw` picks the heads of one sample."""
+    """All conditions of a validation over a ranking of heads, best first; `draw` picks the heads of one sample."""
 
     ranked: tuple[Head, ...]
     ks: tuple[int, ...]
@@ -50,19 +56,19 @@ class Conditions:
             raise UsageError(f"--fill: expected zero or uniform, got {list(self.fills)}")
         if 2 * max(self.ks) > len(self.ranked):
             raise UsageError(
-                f"ks: pruning {max(self.ks)} heads needs as many others for the random control, "
-                f"got a model of {len(self.ranked)} heads: give smaller ks"
+                f"ks: pruning {max(self.ks)} heads needs as many others for the random control, and the model has "
+                f"{len(self.ranked)} heads; give smaller ks"
             )
 
     @property
     def all(self) -> tuple[Condition, ...]:
-        """The baseline first, then every group, number and fill."""
+        """The unpruned baseline first, then every group, number and fill."""
         groups: tuple[Group, ...] = ("top", "random", "same layers")
         pruned = (Condition(group, k, fill) for fill, group, k in product(self.fills, groups, self.ks))
         return (Condition("none", 0, None), *pruned)
 
     def draw(self, sample: str) -> dict[Condition, tuple[Head, ...]]:
-        """The heads that each condition prunes in one sample; both fills prune the same heads."""
+        """Return the heads that each condition prunes in one sample; both fills prune the same heads."""
         excluded = set(self.ranked[: max(self.ks)])
         others = sorted(head for head in self.ranked if head not in excluded)
         drawn: dict[tuple[Group, int], tuple[Head, ...]] = {("none", 0): ()}

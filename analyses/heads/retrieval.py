@@ -1,50 +1,46 @@
-"""Retrieval heads: the heads that copy an answer out of a long context.
+"""Retrieval heads: the heads that copy an answer out of a long context (Wu et al. 2024, sections 2 and 3).
 
-A needle, a sentence with an answer in it, is hidden in prose; the model is asked for the answer and decodes greedily.
-A head's score on one needle is the share of the answer that it copied (`heads.retrieval_scores`), its score
-the mean over the needles that the model retrieved (unigram recall above 0.5). Heads at 0.1 and above are called
-retrieval heads.
-
-Wu, Wang, Xiao, Peng, Fu: Retrieval Head Mechanistically Explains Long-Context Factuality, 2024. We differ from the
-released code where it is wrong: answers are found by characters instead of ids, depths are exact for every tokenizer, a
-repeated copy does not count twice (`score="per_step"` restores that), and a model that retrieves nothing is an error,
-not zeros.
+A head's score on one needle is the share of the answer that it copied (`heads.retrieval_scores` has the formula), its
+score the mean over the needles that the model retrieved, which is a unigram recall of the answer above 0.5. Heads at
+0.1 and above are called retrieval heads. Intervals are percentile bootstraps over the retrieved needles.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from probe.analyses.heads.needle_runs import Plan, put
-from probe.analyses.heads.needles import FAMILIES, Needle
+from probe.analyses.heads.claims import SPARSE
 from probe.analyses.heads.retrieval_scores import SCORES
+from probe.analyses.measures.agreement import top_heads
 from probe.analyses.measures.intervals import bootstrap_mean, wilson
-from probe.analyses.texts.haystacks import Haystack, language_reference
-from probe.errors import ProbeError, UsageError
+from probe.errors import ProbeError
+from probe.frame.findings import Estimate, Finding
+from probe.frame.scores import HeadScore
 from probe.heads import Head
-from probe.saving.manifest import Recorder
-from probe.saving.old_runs import RunFolder, carry_out, config_of
+from probe.saving.manifest import Manifest
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
     from probe.figures import Plot
-    from probe.models import Model
+    from probe.frame.analysis import Facts
 
 THRESHOLD = 0.1
-"""The score from which on the paper calls a head a retrieval head."""
+"""The least score at which the paper calls a head a retrieval head."""
 
 STABLE_TOP, STABLE_SHARED, STABLE_FOR = 20, 19, 6
-"""A list is stable when, over this many retrieved needles in a row, so many of the top so many heads stay the same."""
+"""A ranking is stable when STABLE_SHARED of its STABLE_TOP best heads were among the best after each of the last
+STABLE_FOR retrieved needles."""
+
+UNITS = {"set": "share of the answer's distinct tokens", "per_step": "copying steps per answer token"}
 
 Sample = dict[str, Any]
-Progress = Callable[[int, int], None]
+"""The record of one needle question, as `needle_runs.put` makes it."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -55,7 +51,7 @@ class RetrievalHeads(Result):
     per_sample: [retrieved needles, layers, heads] float64.
     samples: one row per needle asked (length, depth, family, answer, generated, success, ...).
     n_kv_heads: KV heads per layer. variant: "set" or "per_step".
-    stopped_early: whether the list was stable before all needles were asked.
+    stopped_early: whether the ranking was stable before all needles were asked.
     """
 
     score: Tensor
@@ -69,49 +65,48 @@ class RetrievalHeads(Result):
 
     @property
     def n_heads(self) -> int:
-        """All heads of the model."""
+        """The number of heads of the model."""
         return self.score.numel()
 
     @property
     def active_share(self) -> Tensor:
-        """Share of the retrieved needles of which each head copied something: [layers, heads] float64."""
+        """The share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
         return (self.per_sample > 0).double().mean(0)
 
     def ranked(self) -> list[Head]:
-        """Every head, best score first; ties by layer, then head."""
-        order = self.score.flatten().argsort(descending=True, stable=True).tolist()
-        return [Head(*divmod(index, self.score.shape[1])) for index in order]
+        """Return every head, best score first; ties by layer, then head."""
+        return top_heads(self.score, self.n_heads)
 
     def top(self, k: int) -> list[Head]:
-        """The k heads with the highest scores, best first."""
+        """Return the k heads with the highest scores, best first."""
         return self.ranked()[:k]
 
     def retrieval_heads(self, threshold: float = THRESHOLD) -> list[Head]:
-        """The heads that score at least the threshold, best first."""
+        """Return the heads that score at least the threshold, best first."""
         return [head for head in self.ranked() if self.score[head] >= threshold]
 
     def always_active(self) -> list[Head]:
-        """The heads that copied something of every retrieved needle, best first."""
+        """Return the heads that copied a token of every retrieved needle, best first."""
         active = self.active_share
         return [head for head in self.ranked() if active[head] == 1]
 
     def kv_group(self, head: Head) -> int:
-        """The KV head that a query head reads."""
+        """Return the KV head that a query head reads."""
         return head.head // (self.score.shape[1] // self.n_kv_heads)
 
     def by_family(self) -> dict[str, Tensor]:
-        """Mean score over the retrieved needles of each family, [layers, heads]; a family without any is left out."""
+        """Return the mean score over each family's retrieved needles, [layers, heads]; empty families are left out."""
         families = self.samples.loc[self.samples["success"], "family"].to_numpy()
         return {name: self.per_sample[torch.from_numpy(families == name)].mean(0) for name in dict.fromkeys(families)}
 
     def accuracy(self) -> dict[str, float]:
-        """Share of needles retrieved with its Wilson interval: value, low, high, retrieved, asked."""
+        """Return the share of needles retrieved with its Wilson interval: value, low, high, retrieved, asked."""
         retrieved, asked = int(self.samples["success"].sum()), len(self.samples)
         low, high = wilson(retrieved, asked)
         return {"value": retrieved / asked, "low": low, "high": high, "retrieved": retrieved, "asked": asked}
 
     def to_df(self) -> pd.DataFrame:
-        """One row per head, best first: head, layer, index in the layer, KV group, score with interval, activity."""
+        """Return one row per head, best first, with its rank, score, interval, active share and score by family."""
         active, families = self.active_share, self.by_family()
         rows = []
         for rank, head in enumerate(self.ranked(), start=1):
@@ -130,7 +125,7 @@ class RetrievalHeads(Result):
         return pd.DataFrame(rows)
 
     def figures(self) -> dict[str, Plot]:
-        """heads: layers x heads map. curve: sorted scores. accuracy: length x depth. families: one against another."""
+        """Return heads (a map), curve (sorted scores), accuracy (length x depth) and families (one against another)."""
         from probe.analyses.heads.retrieval_figures import accuracy_map, family_scatter, head_map, score_curve
 
         drawn = {"heads": head_map(self), "curve": score_curve(self), "accuracy": accuracy_map(self)}
@@ -138,152 +133,68 @@ class RetrievalHeads(Result):
             drawn["families"] = family_scatter(self)
         return drawn
 
-
-def options(
-    *,
-    lengths: Sequence[int] = (300, 600, 1000, 1500),
-    depths: Sequence[float] = (10, 50, 90),
-    families: Sequence[str] = tuple(FAMILIES),
-    needles: Sequence[Needle] | None = None,
-    samples: int = 1,
-    haystack: Haystack | None = None,
-    seed: int = 0,
-    prompt: Literal["chat", "plain"] = "chat",
-    max_new_tokens: int = 24,
-) -> Plan:
-    """The needle questions that `run` asks when given the same options; its `config()` names a run folder."""
-    return Plan(
-        haystack=language_reference() if haystack is None else haystack,
-        lengths=tuple(lengths),
-        depths=tuple(depths),
-        families=tuple(families),
-        needles=None if needles is None else tuple(needles),
-        samples=samples,
-        seed=seed,
-        prompt=prompt,
-        max_new_tokens=max_new_tokens,
-    )
-
-
-def run(
-    model: Model,
-    *,
-    lengths: Sequence[int] = (300, 600, 1000, 1500),
-    depths: Sequence[float] = (10, 50, 90),
-    families: Sequence[str] = tuple(FAMILIES),
-    needles: Sequence[Needle] | None = None,
-    samples: int = 1,
-    haystack: Haystack | None = None,
-    seed: int = 0,
-    prompt: Literal["chat", "plain"] = "chat",
-    score: Literal["set", "per_step"] = "set",
-    max_new_tokens: int = 24,
-    until_stable: bool = False,
-    out: RunFolder | str | Path | None = None,
-    progress: Progress | None = None,
-) -> RetrievalHeads:
-    """Retrieval scores of every head of the model.
-
-    lengths: tokens of prose and needle; the prompt adds about 60. depths: percent of the prose before the needle.
-    needles: own ones (`read_needles`) instead of the families "numbers" and "activities". samples: needles per length,
-    depth and family, each time in other prose. haystack: default the language reference of CPython.
-    until_stable: stop once the top 20 no longer change. out: a folder to continue from and to save in.
-    progress: called with (needles done, needles planned).
-    Raises UsageError for a prompt beyond the context or a haystack too short, ProbeError if no needle is retrieved.
-    """
-    plan = options(
-        lengths=lengths, depths=depths, families=families, needles=needles, samples=samples, haystack=haystack,
-        seed=seed, prompt=prompt, max_new_tokens=max_new_tokens,
-    )  # fmt: skip
-    if score not in SCORES:
-        raise UsageError(f"--score: expected set or per_step, got {score!r}")
-    plan.check(model)
-    return carry_out(
-        RetrievalHeads,
-        out,
-        lambda: run_config(model, plan, score=score, until_stable=until_stable),
-        lambda folder: _measured(model, plan, score, until_stable, folder, progress),
-    )
-
-
-def run_config(model: Model, plan: Plan, *, score: str = "set", until_stable: bool = False) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued."""
-    return config_of(model, "retrieval_heads", {"score": score, "until_stable": until_stable, **plan.config()})
-
-
-def _measured(
-    model: Model, plan: Plan, score: str, until_stable: bool, folder: RunFolder | None, progress: Progress | None
-) -> RetrievalHeads:
-    recorder = Recorder(
-        model,
-        analysis="retrieval_heads",
-        options={**plan.config(), "score": score, "until_stable": until_stable},
-        seed=plan.seed,
-        before=0.0 if folder is None else folder.seconds,
-    )
-    done: list[Sample] = [] if folder is None else folder.samples()
-    scores = [_score(model, sample, score) for sample in done if sample["success"]]
-    stopped = until_stable and is_stable(scores)
-    position = 0
-    for length, repeat in plan.groups():
-        if stopped or position + plan.per_group <= len(done):
-            position += plan.per_group
-            continue
-        group = plan.group(model, length, repeat)
-        read = group.read(model)
-        for prompt in group.prompts:
-            position += 1
-            if position <= len(done):
-                continue
-            sample = put(model, prompt, group.cache(model, read, prompt), max_new_tokens=plan.max_new_tokens)
-            if folder is not None:
-                folder.append(sample)
-            done.append(sample)
-            if progress is not None:
-                progress(position, len(plan))
-            if sample["success"]:
-                scores.append(_score(model, sample, score))
-                stopped = until_stable and is_stable(scores)
-            if stopped:
-                break
-    return _result(model, done, scores, score, stopped and len(done) < len(plan), recorder)
-
-
-def _result(
-    model: Model, done: list[Sample], scores: list[Tensor], variant: str, stopped: bool, recorder: Recorder
-) -> RetrievalHeads:
-    if not scores:
-        raise ProbeError(
-            f"{model.name} retrieved none of {len(done)} needles, so no head can be scored (expected "
-            f"{done[0]['answer']!r}, got {done[0]['generated'].strip()!r}): try shorter --lengths or another --prompt"
+    def summary(self) -> tuple[str, ...]:
+        """Return what the model retrieved and how many heads copied it, in sentences."""
+        accuracy, found = self.accuracy(), len(self.retrieval_heads())
+        early = ", and the run stopped there because the 20 best heads no longer changed" if self.stopped_early else ""
+        return (
+            f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
+            f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them "
+            f"retrieval heads; {len(self.always_active())} copied a token of every retrieved needle.",
         )
-    per_sample = torch.stack(scores)
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return whether retrieval heads are few; the interval comes from drawing the retrieved needles anew."""
+        share = float((self.score >= THRESHOLD).double().mean())
+        found = Estimate(share, *_share_interval(self.per_sample), n=len(self.per_sample))
+        return (SPARSE.finding(found, seed=self.manifest.seed, command=self.manifest.command),)
+
+    def head_scores(self) -> dict[str, HeadScore]:
+        """Return the retrieval score with its interval."""
+        sign = "higher: the head copies more of the answer"
+        return {
+            "retrieval": HeadScore(values=self.score, unit=UNITS[self.variant], sign=sign, low=self.low, high=self.high)
+        }
+
+
+def scored(samples: Sequence[Sample], facts: Facts, *, variant: str) -> list[Tensor]:
+    """Return the scores of every head, [layers, heads] float64, on each needle that was retrieved."""
+    return [_score(sample, facts, variant) for sample in samples if sample["success"]]
+
+
+def retrieval_heads(
+    samples: Sequence[Sample], facts: Facts, manifest: Manifest, *, variant: str, stopped_early: bool = False
+) -> RetrievalHeads:
+    """Return the result of these needle questions; raise ProbeError where the model retrieved none of them."""
+    check_retrieved(samples, facts)
+    per_sample = torch.stack(scored(samples, facts, variant=variant))
     low, high = bootstrap_mean(per_sample)
-    table = pd.DataFrame(done).drop(columns=["answer_ids", "emitted", "copied"])
     return RetrievalHeads(
-        manifest=recorder.manifest(prompts=[sample["prompt"] for sample in done], bos=done[0]["bos"]),
+        manifest=manifest,
         score=per_sample.mean(0),
         low=low,
         high=high,
         per_sample=per_sample,
-        samples=table,
-        n_kv_heads=model.n_kv_heads,
+        samples=pd.DataFrame(list(samples)).drop(columns=["answer_ids", "emitted", "copied"]),
+        n_kv_heads=facts.n_kv_heads,
         variant=variant,
-        stopped_early=stopped,
+        stopped_early=stopped_early,
     )
 
 
-def _score(model: Model, sample: Sample, variant: str) -> Tensor:
-    """The sample's score of every head: [layers, heads] float64."""
-    emitted = torch.tensor(sample["emitted"])
-    copies = torch.zeros(len(emitted), model.n_layers, model.n_heads, dtype=torch.bool)
-    for step, layer, head in sample["copied"]:
-        copies[step, layer, head] = True
-    return SCORES[variant](copies, emitted, torch.tensor(sample["answer_ids"]))
+def check_retrieved(samples: Sequence[Sample], facts: Facts) -> None:
+    """Raise ProbeError where the model retrieved none of the needles, so that no head has a score."""
+    if not any(sample["success"] for sample in samples):
+        first = samples[0]
+        raise ProbeError(
+            f"{facts.name} retrieved none of {len(samples)} needles, so no head can be scored (expected "
+            f"{first['answer']!r}, got {first['generated'].strip()!r}): give shorter --lengths or another "
+            "--prompt-style"
+        )
 
 
 def is_stable(scores: Sequence[Tensor]) -> bool:
-    """Whether the list of top heads has settled: per-sample scores, each [layers, heads], in the order they came."""
+    """Return whether the ranking has settled: scores [layers, heads] of the retrieved needles, in the order asked."""
     if len(scores) <= STABLE_FOR:
         return False
     flat = torch.stack(list(scores)).flatten(1).cumsum(0)[-STABLE_FOR - 1 :]
@@ -291,3 +202,22 @@ def is_stable(scores: Sequence[Tensor]) -> bool:
     shared = min(STABLE_SHARED, k)
     tops = [set(row.argsort(descending=True, stable=True)[:k].tolist()) for row in flat]
     return all(len(tops[-1] & earlier) >= shared for earlier in tops[:-1])
+
+
+def _score(sample: Sample, facts: Facts, variant: str) -> Tensor:
+    emitted = torch.tensor(sample["emitted"])
+    copies = torch.zeros(len(emitted), facts.n_layers, facts.n_heads, dtype=torch.bool)
+    for step, layer, head in sample["copied"]:
+        copies[step, layer, head] = True
+    return SCORES[variant](copies, emitted, torch.tensor(sample["answer_ids"]))
+
+
+def _share_interval(per_sample: Tensor, *, draws: int = 1000) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of the share of heads at the threshold; NaN for a single needle."""
+    count = len(per_sample)
+    if count < 2:
+        return torch.nan, torch.nan
+    picks = torch.randint(count, (draws, count), generator=torch.Generator().manual_seed(0))
+    shares = torch.stack([(per_sample[pick].mean(0) >= THRESHOLD).double().mean() for pick in picks])
+    low, high = shares.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return low, high

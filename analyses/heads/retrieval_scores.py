@@ -1,7 +1,7 @@
 """Retrieval scores from where heads look and what the model says (Wu et al. 2024, "Retrieval Head Mechanistically
 Explains Long-Context Factuality").
 
-At decoding step t head h puts its largest weight on position i*, and the model emits token w_t. The head copies the
+At decoding step t, head h puts its largest weight on position i*, and the model emits token w_t. The head copies the
 answer when i* lies in the answer's span N of the prompt x and x[i*] = w_t.
 
 set:      |{distinct answer tokens that h copied}| / |{distinct answer tokens}|, the paper's formula, at most 1
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def copied(top_key: Tensor, emitted: Tensor, prompt: Tensor, answer: range) -> Tensor:
-    """Whether each head copied the answer at each step: [steps, layers, heads] positions -> the same shape, bool.
+    """Return whether each head copied the answer at each step: [steps, layers, heads] positions -> same shape, bool.
 
     emitted: [steps] ids, the one that each step's logits chose. prompt: [tokens] ids. answer: its span in the prompt.
     """
@@ -36,14 +36,14 @@ def copied(top_key: Tensor, emitted: Tensor, prompt: Tensor, answer: range) -> T
 
 
 def set_score(copies: Tensor, emitted: Tensor, answer: Tensor) -> Tensor:
-    """Share of the answer's distinct tokens copied: [steps, layers, heads] bool -> [layers, heads] float64."""
+    """Return the share of distinct answer tokens copied: [steps, layers, heads] bool -> [layers, heads] float64."""
     distinct = answer.unique()
     found = torch.stack([copies[emitted == token].any(0) for token in distinct])
     return found.double().mean(0)
 
 
 def per_step_score(copies: Tensor, emitted: Tensor, answer: Tensor) -> Tensor:
-    """Copying steps per answer token, may exceed 1: [steps, layers, heads] bool -> [layers, heads] float64."""
+    """Return copying steps per answer token, which may exceed 1: [steps, layers, heads] -> [layers, heads] float64."""
     if emitted.shape != copies.shape[:1]:
         raise ValueError(f"expected emitted [{copies.shape[0]} steps], got {list(emitted.shape)}")
     return copies.double().sum(0) / len(answer)
@@ -53,7 +53,7 @@ SCORES: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"set": set_s
 
 
 def recall(generated: str, answer: str) -> float:
-    """Share of the answer's words that the generated text holds, repeats counted (ROUGE-1 recall, without stemming)."""
+    """Return the share of the answer's words in the generated text, repeats counted (ROUGE-1 recall, no stemming)."""
     wanted, said = Counter(_words(answer)), Counter(_words(generated))
     total = sum(wanted.values())
     if not total:
@@ -62,7 +62,7 @@ def recall(generated: str, answer: str) -> float:
 
 
 def found(generated: str, answer: str) -> bool:
-    """Whether the needle was retrieved: more than half of the answer's words."""
+    """Return whether the needle was retrieved: whether the text holds more than half of the answer's words."""
     return recall(generated, answer) > 0.5
 
 

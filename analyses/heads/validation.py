@@ -1,41 +1,63 @@
-"""The causal check of retrieval heads: without them the model must stop retrieving, and go on doing everything else.
+"""Validation of retrieval heads: without them the model must stop retrieving, and go on doing everything else.
 
-The highest-scoring heads are pruned while the model answers held-out needles (other cities, other answers, other
-prose), and so are random heads in the same number. Retrieval must break for the former only. Questions without a book
-and the loss on prose say what else broke: the official mask (`uniform`: the head attends evenly to everything) harms
-them too, so its broken retrieval proves little. Removing the head's output (`zero`) is the default reading.
+The highest-scoring heads are pruned while the model answers held-out needles (other cities, answers and prose than
+those that the heads were scored on), and so are random heads in the same number. Retrieval must break for the former
+only. Closed-book questions and the loss on prose show what else breaks: a mask that harms these too, as the official
+mask (fill "uniform") does in SmolLM2-135M, says less about retrieval when retrieval breaks. Fill "zero" removes the
+heads' output and is the reading that we report first.
 
-Accuracies carry Wilson intervals, losses bootstrap intervals over passages.
+Accuracies carry Wilson intervals, losses and differences bootstrap intervals over the samples.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from probe.analyses.heads.needle_runs import Plan
-from probe.analyses.heads.needles import FAMILIES, HELD_OUT
+from probe.analyses.heads.claims import MASK, NECESSARY, SPECIFIC
+from probe.analyses.heads.needle_runs import Reader
 from probe.analyses.heads.pruned_runs import Phase
 from probe.analyses.heads.pruning_conditions import Condition, Conditions, Fill
-from probe.analyses.heads.retrieval import Progress, RetrievalHeads
-from probe.analyses.heads.validation_samples import CLOSED_BOOK, NEEDLES, PROSE, Check, Sample
+from probe.analyses.heads.validation_samples import CLOSED_BOOK, NEEDLES, PROSE, Check, held_out
+from probe.analyses.measures.agreement import top_heads
 from probe.analyses.measures.intervals import bootstrap_mean, wilson
-from probe.analyses.texts.haystacks import Haystack, language_reference
 from probe.errors import UsageError
+from probe.frame.analysis import Facts
+from probe.frame.findings import Estimate, Finding
+from probe.frame.tables import Column, Table, decimal
 from probe.heads import Head
-from probe.saving.manifest import Recorder
-from probe.saving.old_runs import RunFolder, carry_out, config_of
+from probe.saving.manifest import Manifest, manifest_of
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
     from probe.figures import Plot
+    from probe.frame.run import Progress
     from probe.models import Model
+
+KS = (5, 10, 20, 30)
+"""How many of the best heads are pruned, where the model has twice as many."""
+
+GROUPS = ("top", "random", "same layers")
+TITLES = {
+    NEEDLES: "Held-out needles answered, heads pruned {where}:",
+    CLOSED_BOOK: "Closed-book questions answered, heads pruned {where}:",
+    PROSE: "Loss on prose in nats per token, heads pruned {where}:",
+}
+VALUES = {
+    NEEDLES: "share of the held-out needles whose answer holds more than half of the words, with Wilson intervals",
+    CLOSED_BOOK: "share of the questions answered from memory, with Wilson intervals",
+    PROSE: "mean loss in nats per token, with bootstrap intervals over the passages",
+}
+COLUMNS = (
+    "top: the best heads; random: other heads in the same number; same layers: other heads of the best heads' layers. "
+    "fill: a pruned head outputs zero, or attends evenly to all that it sees (uniform, the official mask)"
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -43,10 +65,10 @@ class Validation(Result):
     """What pruning does to retrieval, to closed-book answers and to the loss on prose.
 
     conditions: one row per task, group of heads, number k and fill: value (accuracy, or loss in nats per token) with
-    low and high, rise of the loss over the unpruned one with rise_low and rise_high, samples, and heads, how many were
-    pruned.
+    low and high, rise of the loss over the unpruned one with rise_low and rise_high, samples, and heads, the mean
+    number of heads pruned.
     details: one row per sample and condition, with what the model wrote and which heads were pruned.
-    ranked: the heads that were tested, best first. phase: "decode" or "all".
+    ranked: all heads, the best first. phase: "decode" or "all".
     """
 
     conditions: pd.DataFrame
@@ -57,155 +79,166 @@ class Validation(Result):
     phase: str
 
     def value(self, task: str, group: str, k: int = 0, fill: str | None = None) -> float:
-        """Accuracy, or loss for the task "prose", under one condition; KeyError for one that was not run."""
+        """Return the accuracy, or the loss for the task "prose"; raise KeyError for a condition that was not run."""
         return float(self.row(task, group, k, fill)["value"])
 
     def row(self, task: str, group: str, k: int = 0, fill: str | None = None) -> dict[str, Any]:
-        """One condition's row of the table; the unpruned one is "none"."""
-        table = self.conditions
-        same = (table["task"] == task) & (table["group"] == group) & (table["k"] == k)
-        same &= table["fill"].isna() if fill is None else table["fill"] == fill
-        if not same.any():
+        """Return one condition's row of the table; the unpruned condition is "none"."""
+        found = _of(self.conditions.loc[self.conditions["task"] == task], group, k, fill)
+        if found.empty:
             raise KeyError(f"no condition {task}, {group}, {k}, {fill}")
-        return table.loc[same].to_dict("records")[0]
-
-    def findings(self) -> tuple[str, ...]:
-        """The check in sentences, one per fill: what breaks with the heads and what does not."""
-        base = self.value(NEEDLES, "none")
-        closed, loss = self.value(CLOSED_BOOK, "none"), self.value(PROSE, "none")
-        sentences = [f"Unpruned: {base:.0%} of held-out needles, {closed:.0%} closed-book, prose loss {loss:.2f}."]
-        for fill in self.fills:
-            for k in self.ks:
-                top, others, beside = (self.value(NEEDLES, each, k, fill) for each in ("top", "random", "same layers"))
-                closed, loss = self.value(CLOSED_BOOK, "top", k, fill), self.value(PROSE, "top", k, fill)
-                sentences.append(
-                    f"{k} heads, {fill}: needles {top:.0%} without the top heads, {others:.0%} without random ones, "
-                    f"{beside:.0%} without others of the same layers; closed-book {closed:.0%}, prose loss {loss:.2f}."
-                )
-        return tuple(sentences)
+        return found.to_dict("records")[0]
 
     def to_df(self) -> pd.DataFrame:
-        """The table of conditions."""
+        """Return the table of conditions."""
         return self.conditions
 
     def figures(self) -> dict[str, Plot]:
-        """needles: accuracy against heads pruned. specificity: closed-book accuracy and prose loss."""
+        """Return needles (accuracy against heads pruned) and specificity (closed-book accuracy and prose loss)."""
         from probe.analyses.heads.validation_figures import needle_curves, specificity_curves
 
         return {"needles": needle_curves(self), "specificity": specificity_curves(self)}
 
+    def tables(self) -> dict[str, Table]:
+        """Return a table of each task: one row for each number of heads and fill, one column for each group."""
+        where = "while answering" if self.phase == "decode" else "while reading and answering"
+        columns = (
+            Column(name="k", header="heads", write=lambda k: f"{k:.0f}" if k else "none"),
+            Column(name="fill", header="fill"),
+            *(
+                Column(name=group, header=group, write=_decimal_or_blank, low=f"{group} low", high=f"{group} high")
+                for group in GROUPS
+            ),
+        )
+        return {
+            task: Table(
+                rows=pd.DataFrame(list(self._rows(task))), columns=columns, meaning=f"{VALUES[task]}. {COLUMNS}",
+                title=title.format(where="everywhere" if task == PROSE else where),
+            )
+            for task, title in TITLES.items()
+        }  # fmt: skip
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Return what the pruning says of the claims; one about the official mask needs both fills."""
+        k = sorted(self.ks)[min(1, len(self.ks) - 1)]
+        fill = "zero" if "zero" in self.fills else self.fills[0]
+        about = {"seed": self.manifest.seed, "command": self.manifest.command}
+        zero = uniform = None
+        if {"zero", "uniform"} <= set(self.fills):
+            zero, uniform = (self._estimate(PROSE, "top", k, each, "rise") for each in ("zero", "uniform"))
+        return (
+            NECESSARY.finding(
+                self._estimate(NEEDLES, "top", k, fill), self._estimate(NEEDLES, "random", k, fill), **about
+            ),
+            SPECIFIC.finding(self._fall(CLOSED_BOOK, k, fill), self._fall(NEEDLES, k, fill), **about),
+            MASK.finding(uniform, zero, **about),
+        )
+
+    def _rows(self, task: str) -> Iterator[dict[str, Any]]:
+        kept = ("value", "low", "high", "rise", "rise_low", "rise_high")
+        base = self.row(task, "none")
+        for k, fill in ((0, None), *((k, fill) for fill in self.fills for k in self.ks)):
+            row: dict[str, Any] = {"k": k, "fill": fill or ""}
+            for group in GROUPS:
+                # the unpruned value stands in the first column only
+                cell = self.row(task, group, k, fill) if k else base if group == "top" else {}
+                named = {f"{group} {name}".removesuffix(" value"): cell.get(name, torch.nan) for name in kept}
+                row |= named if task == PROSE else {key: each for key, each in named.items() if "rise" not in key}
+            yield row
+
+    def _estimate(self, task: str, group: str, k: int, fill: str, column: str = "value") -> Estimate:
+        row = self.row(task, group, k, fill)
+        low, high = ("low", "high") if column == "value" else (f"{column}_low", f"{column}_high")
+        return Estimate(float(row[column]), float(row[low]), float(row[high]), n=int(row["samples"]))
+
+    def _fall(self, task: str, k: int, fill: str) -> Estimate:
+        """Return the paired fall of an accuracy when the best heads are pruned, with its bootstrap interval."""
+        details = self.details.loc[self.details["task"] == task]
+        intact, pruned = (_values(_of(details, *each)) for each in (("none", 0, None), ("top", k, fill)))
+        low, high = (float(bound) for bound in bootstrap_mean(intact - pruned, seed=self.manifest.seed))
+        return Estimate(float((intact - pruned).mean()), low, high, n=len(intact))
+
 
 def validate(
     model: Model,
-    scores: RetrievalHeads | Tensor | Sequence[Head],
+    scores: Tensor | Sequence[Head],
     *,
-    ks: Sequence[int] = (5, 10, 20, 30),
+    ks: Sequence[int] = KS,
     fills: Sequence[Fill] = ("zero", "uniform"),
     phase: Phase = "decode",
-    lengths: Sequence[int] = (300, 600),
-    depths: Sequence[float] = (10, 30, 50, 70, 90),
-    families: Sequence[str] = tuple(FAMILIES),
-    samples: int = 1,
-    haystack: Haystack | None = None,
     seed: int = 1,
-    prompt: Literal["chat", "plain"] = "chat",
-    max_new_tokens: int = 24,
     passages: int = 6,
     passage_tokens: int = 128,
     batch_size: int = 16,
-    out: RunFolder | str | Path | None = None,
     progress: Progress | None = None,
+    **questions: Any,
 ) -> Validation:
-    """Accuracy and loss with the top heads pruned, against random heads, on held-out samples.
+    """Return accuracy and loss with the top heads pruned, against random heads, on held-out samples.
 
-    scores: a result of `run`, a map [layers, heads], or heads, best first; heads that are left out rank last.
-    ks: how many of the top heads to prune. fills: "zero" removes the output, "uniform" is the official mask.
-    phase: "decode" prunes while the answer is written, "all" the reading of the prompt too. batch_size: conditions that
-    run at once, each with its own copy of the key-value cache.
+    scores: a map [layers, heads], or heads, best first; heads that are left out rank last. ks: how many of the top
+    heads to prune. batch_size: conditions that run at once, each with its own copy of the key-value cache. questions:
+    the options of `held_out`. progress: called with (samples done, samples in all). Nothing is kept on the disk;
+    `heads.run(model, validate=True, ranked=scores, out=folder)` keeps its samples.
     Raises UsageError where the model has fewer than twice max(ks) heads.
     """
-    if phase not in ("decode", "all"):
-        raise UsageError(f"--phase: expected decode or all, got {phase!r}")
-    if batch_size < 1 or passages < 1 or passage_tokens < 2:
-        raise UsageError(f"expected batch_size, passages >= 1, passage_tokens >= 2, got {batch_size}, {passages}, "
-                         f"{passage_tokens}")  # fmt: skip
-    conditions = Conditions(_ranked(model, scores), tuple(ks), tuple(fills), seed=seed)
-    plan = Plan(
-        haystack=language_reference() if haystack is None else haystack,
-        lengths=tuple(lengths),
-        depths=tuple(depths),
-        families=tuple(families),
-        samples=samples,
-        seed=seed,
-        prompt=prompt,
-        max_new_tokens=max_new_tokens,
-        pool=HELD_OUT,
-    )
-    plan.check(model)
-    check = Check(model, plan, conditions, phase, passages, passage_tokens, batch_size)
-    return carry_out(Validation, out, lambda: _config(check), lambda folder: _checked(check, folder, progress))
-
-
-def _config(check: Check) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued."""
-    return config_of(check.model, "validation", check.options())
-
-
-def _checked(check: Check, folder: RunFolder | None, progress: Progress | None) -> Validation:
-    recorder = Recorder(
-        check.model,
-        analysis="validation",
-        options=check.options(),
-        seed=check.plan.seed,
-        before=0.0 if folder is None else folder.seconds,
-    )
-    done: list[Sample] = [] if folder is None else folder.samples()
-    for sample in check.samples(skip=len(done)):
-        if folder is not None:
-            folder.append(sample)
-        done.append(sample)
+    facts, asked = Facts.of(model), held_out(seed=seed, **questions)
+    conditions = Conditions(ranking(scores, facts), tuple(ks), tuple(fills), seed=seed)
+    check = Check(
+        questions=asked, conditions=conditions, phase=phase, passages=passages, passage_tokens=passage_tokens,
+        batch_size=batch_size,
+    )  # fmt: skip
+    asked.check(model)
+    start, reader, records, prompts = time.monotonic(), Reader(asked), {}, []
+    for done, name in enumerate(check.samples(), start=1):
+        measured = check.measure(model, reader, name)
+        records[name] = measured.data
+        prompts += [prompt.hash for prompt in measured.prompts]
         if progress is not None:
-            progress(len(done), len(check))
-    conditions = check.conditions
-    details = pd.DataFrame(list(_details(done, conditions)))
+            progress(done, len(check.samples()))
+    options = {"ks": list(ks), "fills": list(fills), "phase": phase, "haystack": asked.haystack.sha256}
+    manifest = manifest_of(
+        model, analysis="heads", options=options, seed=seed, prompts=prompts, bos=records["needle 0"]["bos"],
+        measuring=time.monotonic() - start,
+    )  # fmt: skip
+    return validation(records.values(), conditions, phase, manifest)
+
+
+def validation(
+    records: Iterable[Mapping[str, Any]], conditions: Conditions, phase: str, manifest: Manifest
+) -> Validation:
+    """Return the result of the samples' records, each as `Check.measure` makes it."""
+    details = pd.DataFrame(list(_details(records, conditions)))
     table = [
-        _summary(task, condition, details.loc[details["task"] == task], seed=check.plan.seed)
+        _summary(task, condition, details.loc[details["task"] == task], seed=conditions.seed)
         for task in (NEEDLES, CLOSED_BOOK, PROSE)
         for condition in conditions.all
     ]
     return Validation(
-        manifest=recorder.manifest(prompts=[sample["prompt"] for sample in done], bos=done[0]["bos"]),
-        conditions=pd.DataFrame(table),
-        details=details,
-        ranked=conditions.ranked,
-        ks=conditions.ks,
-        fills=conditions.fills,
-        phase=check.phase,
-    )
+        manifest=manifest, conditions=pd.DataFrame(table), details=details, ranked=conditions.ranked,
+        ks=conditions.ks, fills=conditions.fills, phase=phase,
+    )  # fmt: skip
 
 
-def _ranked(model: Model, scores: RetrievalHeads | Tensor | Sequence[Head]) -> tuple[Head, ...]:
-    """Every head of the model, best first."""
-    if isinstance(scores, RetrievalHeads):
-        scores = scores.score
+def ranking(scores: Tensor | Sequence[Head], facts: Facts) -> tuple[Head, ...]:
+    """Return every head of the model, best first; heads without a score and heads left out come last."""
+    every = [Head(layer, head) for layer in range(facts.n_layers) for head in range(facts.n_heads)]
     if isinstance(scores, Tensor):
-        if scores.shape != (model.n_layers, model.n_heads):
+        if scores.shape != (facts.n_layers, facts.n_heads):
             raise UsageError(
-                f"expected scores of {model.n_layers} layers x {model.n_heads} heads of {model.name}, "
+                f"expected scores of {facts.n_layers} layers x {facts.n_heads} heads of {facts.name}, "
                 f"got {list(scores.shape)}"
             )
-        order = scores.flatten().argsort(descending=True, stable=True).tolist()
-        return tuple(Head(*divmod(index, model.n_heads)) for index in order)
+        scores = top_heads(scores, len(every))
     given = [Head(*head) for head in scores]
-    wrong = [head for head in given if head not in set(model.heads())]
+    wrong = [head for head in given if head not in set(every)]
     if wrong or len(set(given)) != len(given):
-        raise UsageError(f"expected different heads of {model.name}, got {wrong[0] if wrong else given}")
-    return (*given, *(head for head in model.heads() if head not in set(given)))
+        raise UsageError(f"expected different heads of {facts.name}, got {wrong[0] if wrong else given}")
+    return (*given, *(head for head in every if head not in set(given)))
 
 
-def _details(done: Iterable[Sample], conditions: Conditions) -> Iterator[dict[str, Any]]:
-    """One row per sample and condition."""
-    for sample in done:
+def _details(records: Iterable[Mapping[str, Any]], conditions: Conditions) -> Iterator[dict[str, Any]]:
+    """Yield one row per sample and condition."""
+    for sample in records:
         columns = zip(conditions.all, sample["values"], sample["generated"], sample["heads"], strict=True)
         for condition, value, generated, heads in columns:
             yield {
@@ -222,12 +255,12 @@ def _details(done: Iterable[Sample], conditions: Conditions) -> Iterator[dict[st
 
 
 def _summary(task: str, condition: Condition, details: pd.DataFrame, *, seed: int) -> dict[str, Any]:
-    """One condition of one task over its samples."""
-    mine = _of(details, condition)
-    values = torch.tensor(mine["value"].to_numpy(), dtype=torch.float64)
+    """Return one condition of one task over its samples."""
+    mine = _of(details, condition.group, condition.k, condition.fill)
+    values = _values(mine)
     rise = rise_low = rise_high = float("nan")
     if task == PROSE:
-        base = torch.tensor(_of(details, Condition("none", 0, None))["value"].to_numpy(), dtype=torch.float64)
+        base = _values(_of(details, "none", 0, None))
         low, high = (float(bound) for bound in bootstrap_mean(values, seed=seed))
         rise_low, rise_high = (float(bound) for bound in bootstrap_mean(values - base, seed=seed))
         rise = float((values - base).mean())
@@ -249,6 +282,14 @@ def _summary(task: str, condition: Condition, details: pd.DataFrame, *, seed: in
     }
 
 
-def _of(details: pd.DataFrame, condition: Condition) -> pd.DataFrame:
-    same = (details["group"] == condition.group) & (details["k"] == condition.k)
-    return details.loc[same & (details["fill"].isna() if condition.fill is None else details["fill"] == condition.fill)]
+def _of(table: pd.DataFrame, group: str, k: int, fill: str | None) -> pd.DataFrame:
+    same = (table["group"] == group) & (table["k"] == k)
+    return table.loc[same & (table["fill"].isna() if fill is None else table["fill"] == fill)]
+
+
+def _values(table: pd.DataFrame) -> Tensor:
+    return torch.tensor(table["value"].to_numpy(), dtype=torch.float64)
+
+
+def _decimal_or_blank(value: float) -> str:
+    return "" if value != value else decimal(value)

@@ -1,135 +1,141 @@
-"""The samples of the causal check: held-out needles, closed-book facts and prose, each under every pruning."""
+"""The samples of a validation: held-out needles, closed-book questions and prose, each read under every condition.
+
+A held-out needle has a city and an answer that no head was scored on, in other prose. A closed-book question has no
+context to copy from. A passage of prose is not asked anything: its next-token loss is measured.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from probe.analyses.heads.needle_prompts import encode, open_window
-from probe.analyses.heads.needle_runs import Plan, stopper
-from probe.analyses.heads.pruned_runs import Phase, Row, decode_pruned, prose_losses
+from probe.analyses.heads.needle_prompts import Style, encode, open_window
+from probe.analyses.heads.needle_runs import Questions, Reader, stopper
+from probe.analyses.heads.needles import FAMILIES, HELD_OUT
+from probe.analyses.heads.pruned_runs import Phase, decode_pruned, prose_losses
 from probe.analyses.heads.pruning_conditions import Conditions
 from probe.analyses.heads.retrieval_scores import found
 from probe.analyses.texts.closed_book import FACTS
+from probe.analyses.texts.haystacks import Haystack, language_reference
+from probe.errors import UsageError
+from probe.frame.analysis import Measured, Prompt
 
 if TYPE_CHECKING:
+    from transformers import DynamicCache
+
     from probe.models import Model
     from probe.tokens import Tokens
 
 NEEDLES, CLOSED_BOOK, PROSE = "needles", "closed book", "prose"
 FACT_TOKENS = 16
-"""The longest closed-book answer."""
-
-Sample = dict[str, Any]
+"""The longest closed-book answer, in tokens."""
 
 
-@dataclass(frozen=True)
+def held_out(
+    *,
+    haystack: Haystack | None = None,
+    lengths: Sequence[int] = (300, 600),
+    depths: Sequence[float] = (10, 30, 50, 70, 90),
+    families: Sequence[str] = tuple(FAMILIES),
+    samples: int = 1,
+    seed: int = 1,
+    style: Style = "chat",
+    max_new_tokens: int = 24,
+) -> Questions:
+    """Return needle questions about cities, activities and numbers that no head was scored on."""
+    return Questions(
+        haystack=language_reference() if haystack is None else haystack, lengths=tuple(lengths), depths=tuple(depths),
+        families=tuple(families), samples=samples, seed=seed, style=style, max_new_tokens=max_new_tokens,
+        pool=HELD_OUT,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
 class Check:
-    """One validation: its samples in order, and what each condition makes of them."""
+    """A validation: its samples, how the heads are pruned, and how many conditions run in one batch.
 
-    model: Model
-    plan: Plan
+    passages, passage_tokens: of the prose. Each row of a batch has a copy of the prompt's key-value cache.
+    """
+
+    questions: Questions
     conditions: Conditions
     phase: Phase
-    passages: int
-    passage_tokens: int
-    batch_size: int
+    passages: int = 6
+    passage_tokens: int = 128
+    batch_size: int = 16
 
-    def __len__(self) -> int:
-        return len(self.plan) + len(FACTS) + self.passages
+    def __post_init__(self) -> None:
+        if self.phase not in ("decode", "all"):
+            raise UsageError(f"--phase: expected decode or all, got {self.phase!r}")
+        if self.batch_size < 1 or self.passages < 1 or self.passage_tokens < 2:
+            raise UsageError(f"expected batch_size, passages >= 1, passage_tokens >= 2, got {self.batch_size}, "
+                             f"{self.passages}, {self.passage_tokens}")  # fmt: skip
 
-    def options(self) -> dict[str, Any]:
-        return {
-            **self.plan.config(),
-            "ranked": [str(head) for head in self.conditions.ranked[: max(self.conditions.ks)]],
-            "ks": list(self.conditions.ks),
-            "fills": list(self.conditions.fills),
-            "phase": self.phase,
-            "passages": self.passages,
-            "passage_tokens": self.passage_tokens,
-            "batch_size": self.batch_size,
-        }
+    def samples(self) -> list[str]:
+        """Return the names of all samples in order: needles, closed-book questions, passages."""
+        counts = {"needle": len(self.questions), "fact": len(FACTS), "passage": self.passages}
+        return [f"{task} {index}" for task, count in counts.items() for index in range(count)]
 
-    def samples(self, *, skip: int) -> Iterator[Sample]:
-        """Finished samples from number `skip` on: needles, then facts, then prose."""
-        for index, (length, repeat) in enumerate(self.plan.groups()):
-            first = index * self.plan.per_group
-            if skip < first + self.plan.per_group:
-                yield from self._needles(length, repeat, first, skip=skip - first)
-        for index in range(len(FACTS)):
-            if skip <= len(self.plan) + index:
-                yield self._fact(index)
-        for index in range(self.passages):
-            if skip <= len(self.plan) + len(FACTS) + index:
-                yield self._passage(index)
-
-    def _needles(self, length: int, repeat: int, first: int, *, skip: int) -> Iterator[Sample]:
-        group = self.plan.group(self.model, length, repeat)
-        read = group.read(self.model) if self.phase == "decode" else None
-        for index, prompt in enumerate(group.prompts):
-            if index < skip:
-                continue
-            name = f"needle {first + index}"
-            rows = self._rows(name)
-            written = decode_pruned(
-                self.model,
-                prompt.tokens.ids,
-                rows,
-                phase=self.phase,
-                cache=None if read is None else group.cache(self.model, read, prompt),
-                max_new_tokens=self.plan.max_new_tokens,
-                stop=stopper(self.model),
-                batch_size=self.batch_size,
-            )
-            hits = [float(found(text, prompt.needle.answer)) for text in written]
-            yield _sample(NEEDLES, name, prompt.needle.answer, prompt.tokens, rows, hits, written)
-
-    def _fact(self, index: int) -> Sample:
-        fact, name = FACTS[index], f"fact {index}"
-        style = self.plan.prompt
-        text = self.model.chat(fact.question) if style == "chat" else f"Question: {fact.question}\nAnswer:"
-        tokens = encode(self.model, text, style=style)
-        rows = self._rows(name)
-        written = decode_pruned(
-            self.model,
-            tokens.ids,
-            rows,
-            phase=self.phase,
-            cache=self.model.prefill(tokens.ids[:-1]) if self.phase == "decode" else None,
-            max_new_tokens=FACT_TOKENS,
-            stop=stopper(self.model),
-            batch_size=self.batch_size,
+    def measure(self, model: Model, reader: Reader, name: str) -> Measured:
+        """Return what one sample gives under every condition; `reader` reads this check's questions."""
+        task, index = name.split()
+        return {"needle": self._needle, "fact": self._fact, "passage": self._passage}[task](
+            model, reader, name, int(index)
         )
-        hits = [float(fact.answered(each)) for each in written]
-        return _sample(CLOSED_BOOK, name, fact.answers[0], tokens, rows, hits, written)
 
-    def _passage(self, index: int) -> Sample:
-        name = f"passage {index}"
-        starts = self.plan.haystack.starts()
-        start = random.Random(f"{self.plan.seed}/{name}").choice(starts)
-        window = open_window(self.model, self.plan.haystack, start=start, length=self.passage_tokens)
-        tokens = self.model.tokens(window.text[: window.ends[self.passage_tokens - 1]])
-        rows = self._rows(name)
-        losses = prose_losses(self.model, tokens.ids, rows, batch_size=self.batch_size)
-        return _sample(PROSE, name, "", tokens, rows, losses, [""] * len(rows))
+    def _needle(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
+        prompt = reader.prompt(model, index)
+        cache = reader.cache(model, prompt) if self.phase == "decode" else None
+        answers = self._answers(model, name, prompt.tokens, cache, self.questions.max_new_tokens)
+        texts = _decoded(model, answers)
+        hits = [float(found(text, prompt.needle.answer)) for text in texts]
+        return self._measured(NEEDLES, name, prompt.tokens, hits, texts, answer=prompt.needle.answer, read=answers)
 
-    def _rows(self, sample: str) -> list[Row]:
-        return list(self.conditions.draw(sample).items())
+    def _fact(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
+        fact, style = FACTS[index], self.questions.style
+        text = model.chat(fact.question) if style == "chat" else f"Question: {fact.question}\nAnswer:"
+        tokens = encode(model, text, style=style)
+        cache = model.prefill(tokens.ids[:-1]) if self.phase == "decode" else None
+        answers = self._answers(model, name, tokens, cache, FACT_TOKENS)
+        texts = _decoded(model, answers)
+        hits = [float(fact.answered(each)) for each in texts]
+        return self._measured(CLOSED_BOOK, name, tokens, hits, texts, answer=fact.answers[0], read=answers)
+
+    def _passage(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
+        prose, length = self.questions.haystack, self.passage_tokens
+        start = random.Random(f"{self.questions.seed}/{name}").choice(prose.starts())
+        window = open_window(model, prose, start=start, length=length)
+        tokens = model.tokens(window.text[: window.ends[length - 1]])
+        rows = list(self.conditions.draw(name).items())
+        losses = prose_losses(model, tokens.ids, rows, batch_size=self.batch_size)
+        return self._measured(PROSE, name, tokens, losses, [""] * len(rows))
+
+    def _answers(
+        self, model: Model, name: str, tokens: Tokens, cache: DynamicCache | None, max_new_tokens: int
+    ) -> list[list[int]]:
+        return decode_pruned(
+            model, tokens.ids, list(self.conditions.draw(name).items()), phase=self.phase, cache=cache,
+            max_new_tokens=max_new_tokens, stop=stopper(model), batch_size=self.batch_size,
+        )  # fmt: skip
+
+    def _measured(
+        self, task: str, name: str, tokens: Tokens, values: Sequence[float], texts: Sequence[str], *, answer: str = "",
+        read: Sequence[Sequence[int]] = ((),),
+    ) -> Measured:  # fmt: skip
+        record: dict[str, Any] = {
+            "task": task,
+            "sample": name,
+            "answer": answer,
+            "bos": tokens.bos,
+            "heads": [[str(head) for head in heads] for heads in self.conditions.draw(name).values()],
+            "values": list(values),
+            "generated": list(texts),
+        }
+        # the first row is the unpruned model's
+        return Measured(record, [Prompt.of(tokens, written=len(read[0]))])
 
 
-def _sample(
-    task: str, name: str, answer: str, tokens: Tokens, rows: Sequence[Row], values: Sequence[float],
-    written: Sequence[str],
-) -> Sample:  # fmt: skip
-    return {
-        "task": task,
-        "sample": name,
-        "answer": answer,
-        "prompt": tokens.hash,
-        "bos": tokens.bos,
-        "heads": [[str(head) for head in heads] for _, heads in rows],
-        "values": list(values),
-        "generated": list(written),
-    }
+def _decoded(model: Model, answers: Sequence[Sequence[int]]) -> list[str]:
+    return [str(model.tokenizer.decode(list(emitted), skip_special_tokens=True)) for emitted in answers]

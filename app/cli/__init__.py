@@ -20,7 +20,6 @@ from probe.errors import ProbeError, UsageError
 COMMANDS = {
     "bench": "probe.app.cli.bench",
     "circuit": "probe.app.cli.circuit",
-    "heads": "probe.app.cli.heads",
     "models": "probe.app.cli.models",
 }
 """Commands that are no analysis -> the module whose `command` each is."""

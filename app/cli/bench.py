@@ -1,4 +1,4 @@
-"""`probe bench`: what attention statistics cost here, beside plain attention and beside the maps of other tools."""
+"""`probe bench`: measure attention statistics beside plain attention and beside the maps of other tools."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ class Bytes(click.ParamType):
     type=click.Choice(["kernels", "model", "all"]),
     default="kernels",
     show_default=True,
-    help="Attention alone, or forward passes of --model, or both.",
+    help="What to measure: attention alone, forward passes of --model, or both.",
 )
 @click.option(
     "--lengths",
     type=Numbers(int),
     default="512,2048,4096,8192",
     show_default=True,
-    help="Tokens of the texts.",
+    help="Lengths of the texts, in tokens.",
 )
 @click.option(
     "--repeats",
     type=POSITIVE,
     default=7,
     show_default=True,
-    help="Rounds that count, after one that does not; peers that build every map take 3 at most.",
+    help="Timed rounds, after one that is not counted. Peers that build every map run 3 at most.",
 )
-@click.option("--threads", type=POSITIVE, help="Threads of each case.  [default: torch's own number]")
+@click.option("--threads", type=POSITIVE, help="Threads of each case.  [default: torch's number]")
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "bfloat16", "float16"]),
     default="float32",
     show_default=True,
-    help="Of inputs and weights.",
+    help="Precision of inputs and weights.",
 )
 @shared("device", "model", "revision")
-@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Texts at once, of the kernel cases.")
+@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Texts in a batch, in the kernel cases.")
 @click.option("--heads", type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases.")
 @click.option("--kv-heads", type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases.")
 @click.option("--head-dim", type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases.")
@@ -69,7 +69,7 @@ class Bytes(click.ParamType):
     type=Bytes(),
     default="20GB",
     show_default=True,
-    help="A case that needs more ends, and says so.",
+    help="Memory that one case may take. A case that needs more is ended and reported as such.",
 )
 @click.option(
     "--timeout",
@@ -77,27 +77,27 @@ class Bytes(click.ParamType):
     default=600.0,
     show_default=True,
     metavar="SECONDS",
-    help="A case whose single run takes longer ends, and says so.",
+    help="Seconds that one repetition may take. A case that takes longer is ended and reported as such.",
 )
 @click.option(
     "--case",
     "only",
     multiple=True,
     metavar="NAME",
-    help="Measure this beside the plain case: native, blocked, triton, products, dense, flex; stats, eager, bridge, "
-    "nnsight; repeat for several.  [default: all]",
+    help="Measure this case beside the plain one; repeat for several. Kernels: native, blocked, triton, products, "
+    "dense, flex. Models: stats, act, eager, bridge, nnsight.  [default: all]",
 )
 @click.option(
     "--tests",
     type=click.Path(exists=True, path_type=Path),
     metavar="PATH",
-    help="What pytest must pass first.  [default: the kernel tests, in a checkout]",
+    help="Test file or folder that must pass before anything is measured.  [default: the kernel tests, in a checkout]",
 )
 @click.option(
     "--page",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Also write the results as a Markdown page, with pictures in figures/ beside it.",
+    help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it.",
 )
 @shared("seed", "out", "json", "quiet")
 def command(
@@ -106,10 +106,10 @@ def command(
 ) -> None:  # fmt: skip
     """Measure what attention statistics cost.
 
-    The kernel tests run first, and nothing is measured where one fails. Each case then has a process of its own, and
-    the cases take turns, so that whatever else the machine does hits all of them alike; medians are compared. A peer
-    that runs out of memory is reported as that. The run is saved; the same command again continues it, or shows it at
-    once where neither code, libraries nor machine have changed.
+    The kernel tests run first, and nothing is measured if one fails. Each case then runs in its own process. The cases
+    take turns, so that other load on the machine affects all of them alike, and medians are compared. A peer that runs
+    out of memory is reported as out of memory. The run is saved: the same command resumes it, or shows its results at
+    once if code, libraries and machine are the same.
     """
     import torch
 

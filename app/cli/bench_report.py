@@ -1,4 +1,4 @@
-"""What `probe bench` says: where it runs, a table per suite, and where the pictures are."""
+"""The output of `probe bench`: where it runs, a table per suite, and where the figures are."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def opening(settings: Settings, folder: Path) -> list[str]:
 
 
 def print_found(found: Benchmark, folder: Path) -> None:
-    """The tables and what they need to be understood."""
+    """Print the tables, and the lines that explain them."""
     for line in machine(found):
         click.echo(line)
     for suite in found.cases["suite"].unique():

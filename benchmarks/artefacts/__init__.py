@@ -1,1 +1,1 @@
-"""What the Triton kernels compile to, for devices that need not be there, and the cost that this predicts."""
+"""What the Triton kernels compile to, for devices that need not be there: registers, shared memory, spills, loops."""

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,15 +39,15 @@ class Nameplate:
         self.capability = capability
 
     def get_current_device(self) -> int:
-        """Number under which compiled kernels are kept."""
+        """Return the number under which compiled kernels are kept."""
         return self.capability
 
     def get_current_stream(self, device: int) -> int:
-        """No stream."""
+        """Return no stream."""
         return 0
 
     def get_current_target(self) -> GPUTarget:
-        """What to compile for."""
+        """Return what to compile for."""
         return GPUTarget("cuda", self.capability, 32)
 
 
@@ -59,7 +62,7 @@ class Launch:
 
 @contextmanager
 def compiling(capability: int) -> Iterator[list[Launch]]:
-    """Launches inside compile and do not run; the list that it gives holds them, in order."""
+    """Compile the launches inside instead of running them; the list that it gives holds them, in order."""
     launches: list[Launch] = []
     run = JITFunction.run
 
@@ -85,11 +88,11 @@ class Artefact:
     """What machine code and metadata of one kernel show.
 
     registers: of a thread. shared: bytes of a program. spilled: bytes of a thread's local memory, stack included.
-    products: matrix-product instructions. loops: loops that hold some. The main loop has the most of them, and of two
-    that have as many is the shorter, which is for tiles that carry no mask; the rest is about it. mix: instructions of
-    one warp, by pipe. copies: asynchronous ones. shared_bytes: a warp's traffic with shared memory. multiplies: what a
-    warp multiplies and adds in matrix products, 0 where the instruction does not show its shape. packed: those of the
-    instructions on FP32 that do two operations for each thread.
+    products: matrix-product instructions. loops: the number of loops with matrix products. The main loop is the one
+    with the most products; of two with the same number it is the shorter one, for tiles that carry no mask. The other
+    fields describe the main loop. mix: instructions of one warp, by pipe. copies: asynchronous copies. multiplies:
+    multiply-adds of a warp in matrix products, 0 where the instruction does not show its shape. packed: instructions on
+    FP32 that do two operations for each thread.
     """
 
     case: str
@@ -105,18 +108,17 @@ class Artefact:
     loops: int
     mix: dict[str, int]
     copies: int
-    shared_bytes: int
     multiplies: int
     packed: int
 
     @property
     def pairs(self) -> int:
-        """Query-key pairs of one pass through the main loop, which may hold several tiles."""
+        """Return the query-key pairs of one pass through the main loop, which may hold several tiles."""
         return self.constants["ROWS"] * self.constants["COLS"] * self.constants.get("UNROLL", 1)
 
 
 def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
-    """What the machine code of a launch shows, disassembled with the tools that come with triton."""
+    """Return what the machine code of a launch shows, disassembled with the tools that come with triton."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(launch.compiled.asm["cubin"])
         file.flush()
@@ -144,18 +146,36 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         loops=len(inner),
         mix=mix(main),
         copies=sum(i.opcode in ASYNCHRONOUS for i in main),
-        shared_bytes=sum(i.shared_bytes for i in main),
         multiplies=sum(i.multiplies for i in main),
         packed=sum(i.opcode in PACKED for i in main),
     )
 
 
 def artefacts(case: str, capability: int, width: int) -> list[Artefact]:
-    """The artefacts of every kernel that a case launches, in order."""
+    """Return the artefacts of every kernel that a case launches, in order."""
     launch: Callable[[int, tuple[int, int]], object] = CASES[case]
     with compiling(capability) as launches:
         launch(width, divmod(capability, 10))
     return [read(launched, case=case, capability=capability, width=width) for launched in launches]
+
+
+def compiled(cache: str | None = None) -> list[Artefact]:
+    """Return the artefacts of all cases, from one process for each head size in which triton compiles.
+
+    cache: the folder of Triton's cache, None for the user's.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    environment |= {"TRITON_DEFAULT_FP_FUSION": "1"} | ({} if cache is None else {"TRITON_CACHE_DIR": cache})
+
+    def build(width: int) -> list[Artefact]:
+        command = [sys.executable, "-m", "probe.benchmarks.artefacts.build", "--width", str(width)]
+        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the kernels for a head size of {width} do not compile: {done.stderr}")
+        return [Artefact(**json.loads(line)) for line in done.stdout.splitlines()]
+
+    with ThreadPoolExecutor(len(WIDTHS)) as pool:
+        return [artefact for found in pool.map(build, WIDTHS) for artefact in found]
 
 
 def _run(tool: str, *arguments: str) -> str:
@@ -163,7 +183,7 @@ def _run(tool: str, *arguments: str) -> str:
 
 
 def main() -> None:
-    """Compiles what the options name, and prints one JSON object a line."""
+    """Compile what the options name, and print one JSON object a line."""
     parser = argparse.ArgumentParser(description="What the Triton kernels compile to, as JSON lines.")
     parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES, help="compute capabilities, as 90")
     parser.add_argument("--width", type=int, nargs="+", default=WIDTHS, help="head sizes")

@@ -40,7 +40,7 @@ class Instruction:
 
     @property
     def pipe(self) -> str:
-        """The part of the processor that executes it."""
+        """Return the part of the processor that executes it."""
         fits = [
             (len(start), pipe) for pipe, starts in PIPE_OF.items() for start in starts if self.opcode.startswith(start)
         ]
@@ -48,23 +48,13 @@ class Instruction:
 
     @property
     def target(self) -> str | None:
-        """The label that a branch goes to."""
+        """Return the label that a branch goes to."""
         found = _TARGET.search(self.operands) if self.opcode == "BRA" else None
         return found[1] if found else None
 
     @property
-    def shared_bytes(self) -> int:
-        """Shared memory that a warp reads or writes, at most: threads that read the same bytes are not told apart."""
-        if self.opcode not in ("LDS", "LDSM", "STS", "STSM", "LDGSTS"):
-            return 0
-        parts = self.modifiers.split(".")
-        if self.opcode in ("LDSM", "STSM"):
-            return 128 * max(int(part) if part in ("2", "4") else 1 for part in parts)
-        return 512 if "128" in parts else 256 if "64" in parts else 128
-
-    @property
     def multiplies(self) -> int:
-        """Multiply-adds of a warp, its share where four warps work as one; 0 where the instruction has no shape."""
+        """Return a warp's multiply-adds, its share where four warps work as one; 0 where no shape is shown."""
         if self.opcode == "HMMA":
             return {".16816": 16 * 8 * 16, ".1688": 16 * 8 * 8}.get(self.modifiers[: self.modifiers.find(".", 1)], 0)
         shape = re.match(r"\.(\d+)x(\d+)x(\d+)\b", self.modifiers) if self.opcode == "HGMMA" else None
@@ -72,7 +62,7 @@ class Instruction:
 
 
 def parse(listing: str) -> tuple[list[Instruction], dict[str, int]]:
-    """The instructions of an nvdisasm listing, in order, and the index of the first one after each label."""
+    """Return the instructions of an nvdisasm listing, in order, and the index of the first one after each label."""
     instructions: list[Instruction] = []
     labels: dict[str, int] = {}
     for line in listing.splitlines():
@@ -84,7 +74,7 @@ def parse(listing: str) -> tuple[list[Instruction], dict[str, int]]:
 
 
 def loops(listing: str) -> list[list[Instruction]]:
-    """The innermost loops that hold a matrix product, in order: from the target of a backward branch to the branch."""
+    """Return the innermost loops with a matrix product, in order: from the target of a backward branch to it."""
     instructions, labels = parse(listing)
     spans = []
     for at, instruction in enumerate(instructions):
@@ -96,6 +86,6 @@ def loops(listing: str) -> list[list[Instruction]]:
 
 
 def mix(loop: list[Instruction]) -> dict[str, int]:
-    """Instructions of one warp in one pass through a loop, by pipe."""
+    """Return the instructions of one warp in one pass through a loop, by pipe."""
     counted = Counter(i.pipe for i in loop)
     return {pipe: counted[pipe] for pipe in PIPES}

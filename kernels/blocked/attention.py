@@ -1,8 +1,8 @@
 """Attention and its statistics in torch, block by block of query rows: any device, no compiler, no map.
 
-A block holds whole rows of scores, as many as fit a budget that stays in a CPU's cache, so each row's softmax, every
-statistic of it and its share of the column statistics come from one sweep. The query heads that share a KV head are
-rows of one matrix product. All of it is float32 (float64 for float64 inputs).
+A block holds whole rows of scores within a budget that stays in a CPU's cache. Each row's softmax, every statistic of
+it and its share of the column statistics therefore come from one sweep. The query heads that share a KV head are rows
+of one matrix product. Arithmetic is float32 (float64 for float64 inputs).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def attend(
     edits: tuple[Edit, ...] = (),
     budget: int | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """Output [batch, heads, queries, value_dim] in the query's dtype, and the statistics asked for, in float32.
+    """Return the output [batch, heads, queries, value_dim] and the statistics that `request` names.
 
     budget: the most bytes of scores in hand at once.
     """
@@ -74,7 +74,7 @@ def _take(
     sink: Tensor | None,
     blind_rows: bool,
 ) -> None:
-    """Writes the outputs and lse of a block with at least one key, and has its statistics added up."""
+    """Write the outputs and lse of a block with at least one key, and add its statistics to the tally."""
     s = sweep.scores(block)
     p = torch.softmax(s, -1, out=sweep.buffer("weights", *s.shape))
     best = None

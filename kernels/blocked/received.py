@@ -24,11 +24,11 @@ class Received:
         self.sums = torch.zeros(*lead, keys, dtype=dtype, device=device)
 
     def mean(self) -> Tensor:
-        """Mean weight on each key, NaN where no query counts: [batch, kv_heads, group, keys]."""
+        """Return the mean weight on each key, NaN where no query counts: [batch, kv_heads, group, keys]."""
         return self.sums / self.rows[:, None, None]
 
     def add(self, block: Block, p: Tensor) -> None:
-        """Takes in the weights of one block, [batch, kv_heads, group, rows, cols]."""
+        """Add the weights of one block, [batch, kv_heads, group, rows, cols]."""
         weight = self.counted if self.counted.shape[0] == 1 else self.counted[block.batch]
         weight = weight[:, None, None, None, block.rows]
         target = block.of(self.sums, cols=3)
@@ -39,7 +39,7 @@ class Received:
             target[..., cols.start - block.cols.start : cols.stop - block.cols.start] += (weight @ part)[..., 0, :]
 
     def pieces(self, block: Block) -> list[tuple[slice, bool]]:
-        """The key indices of the block that the band touches, cut where it starts and ceases to hold for every row."""
+        """Return the block's key indices inside the band, cut where it starts and stops to hold for every row."""
         first, last = block.rows.start + self.ahead, block.rows.stop - 1 + self.ahead  # the rows' own key indices
         start, stop = block.cols.start, block.cols.stop
         whole_start, whole_stop = start, stop
@@ -56,7 +56,7 @@ class Received:
         return [(slice(a, b), whole) for a, b, whole in cuts if a < b]
 
     def inside(self, block: Block, cols: slice, device: torch.device) -> Tensor:
-        """Whether the pairs lie in the band: [rows, cols] bool."""
+        """Return whether the pairs lie in the band: [rows, cols] bool."""
         i = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None] + self.ahead
         away = i - torch.arange(cols.start, cols.stop, device=device)
         inside = away >= self.band.lo

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,27 +29,17 @@ class Tally:
         self.mask, self.request = mask, request
         self.ahead = mask.first_query - mask.first_key
         lead = (batch, kv_heads, heads // kv_heads)
-
-        def rows(*more: int, dtype: torch.dtype = dtype) -> Tensor:
-            return torch.empty(*lead, queries, *more, dtype=dtype, device=query.device)
-
-        self.rows: dict[str, Tensor] = {}
-        if request.entropy:
-            self.rows["entropy"] = rows()
-        if request.distance:
-            self.rows["distance"] = rows()
-        if request.windowed_distance is not None:
-            self.rows["windowed_distance"] = rows()
-        if request.top:
-            self.rows["top_weight"] = rows(request.top)
-            self.rows["top_key"] = rows(request.top, dtype=torch.int64)
+        self.rows = {
+            name: torch.empty(
+                *lead, queries, *sizes, dtype=torch.int64 if name == "top_key" else dtype, device=query.device
+            )
+            for name, sizes in replace(request, lse=False).row_sizes(value.shape[3]).items()
+        }
         if request.sets is not None:
             self.member = grouped(request.sets, lead[2]).transpose(-1, -2)  # [.., keys, sets]
             self.columns = Columns(request.sets)
-            self.rows["mass"] = rows(request.sets.shape[2])
             if request.partial:
                 self.columns_of = [Columns(request.sets[:, :, i : i + 1]) for i in range(request.sets.shape[2])]
-                self.rows["partial"] = rows(request.sets.shape[2], value.shape[3])
         self.received = self.pooled = None
         if request.received is not None:
             self.received = Received(lead, queries, keys, mask, request.received, dtype=dtype, device=query.device)
@@ -67,7 +58,7 @@ class Tally:
         spread: Tensor,
         total: Tensor | None,
     ) -> None:
-        """Takes in one block with at least one key; s is used up.
+        """Add one block with at least one key; s is overwritten.
 
         p, s: weights and masked scores, [batch, kv_heads, group, rows, cols] of the block; v: [batch, kv_heads, cols,
         value_dim]. Of each row: best = its largest scores and their columns, where asked for; peak = max s;
@@ -104,12 +95,12 @@ class Tally:
             self.pooled.add(block, p)
 
     def skip(self, block: Block) -> None:
-        """Takes in a block without keys."""
+        """Fill in the rows of a block without keys."""
         for name, tensor in self.rows.items():
             block.of(tensor, rows=3).fill_(-1 if name == "top_key" else 0)
 
     def finish(self, lse: Tensor, blind: Tensor | None) -> Statistics:
-        """The statistics, float32; lse and blind (rows that see no key) are [batch, heads, queries]."""
+        """Return the statistics, float32; lse and blind (rows that see no key) are [batch, heads, queries]."""
         found = {"lse": lse} if self.request.lse else {}
         for name, tensor in self.rows.items():
             found[name] = tensor.flatten(1, 2)
@@ -125,7 +116,7 @@ class Tally:
         return Statistics(**{name: t.float() if t.is_floating_point() else t for name, t in found.items()})
 
     def _distances(self, block: Block, p: Tensor, scratch: Tensor, row: dict[str, Tensor]) -> None:
-        """Keys near the rows are weighed pair by pair, those further back all at once.
+        """Write the distances: keys near the rows are weighed pair by pair, those further back all at once.
 
         Further back, i - j is the distance to the first row, which is positive, and the rows from there to i: no term
         is negative, so nothing cancels, wherever the block stands.
@@ -156,23 +147,23 @@ class Columns:
         self.sorted = self.at.tolist()
 
     def within(self, cols: slice) -> Tensor | None:
-        """Those among the key indices `cols`, counted from its start; None for all, where fewer would gain nothing."""
+        """Return the members among the key indices `cols`, counted from its start; None where all keys are as fast."""
         first, last = bisect_left(self.sorted, cols.start), bisect_left(self.sorted, cols.stop)
         return self.at[first:last] - cols.start if 2 * (last - first) < cols.stop - cols.start else None
 
 
 def pick(tensor: Tensor, dim: int, columns: Tensor | None) -> Tensor:
-    """The columns of one dimension, None for all."""
+    """Return the columns of one dimension, None for all."""
     return tensor if columns is None else tensor.index_select(dim, columns)
 
 
 def product(p: Tensor, right: Tensor) -> Tensor:
-    """[batch, kv_heads, group, rows, cols] @ [batch or 1, kv_heads or 1, group or 1, cols, width]."""
+    """Return [batch, kv_heads, group, rows, cols] @ [batch or 1, kv_heads or 1, group or 1, cols, width]."""
     if right.shape[2] != 1:
         return p @ right
     return (p.flatten(2, 3) @ right[:, :, 0]).unflatten(2, p.shape[2:4])  # one product for the whole group
 
 
 def weighed(p: Tensor, weights: Tensor, scratch: Tensor) -> Tensor:
-    """sum_j p_ij w_ij: [.., rows, cols], [rows, cols] -> [.., rows]; overwrites as much of scratch as p is large."""
+    """Return sum_j p_ij w_ij: [.., rows, cols], [rows, cols] -> [.., rows]; overwrites p.numel() of scratch."""
     return torch.mul(p, weights, out=scratch.view(-1)[: p.numel()].view(p.shape)).sum(-1)

@@ -12,7 +12,7 @@ CHUNK = 64
 
 
 def top_columns(s: Tensor, chunks: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest scores of each row, best first, and their columns; ties to the lower column: [.., cols] -> [.., k].
+    """Return the k largest scores of each row, best first, and their columns: [.., cols] -> [.., k].
 
     chunks: the maxima of each CHUNK columns. The k best lie in the k chunks whose maxima are best, ties to the lower
     chunk: a score outside them has k better ones, one in each.
@@ -31,7 +31,7 @@ def top_columns(s: Tensor, chunks: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def chosen_chunks(s: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """Some chunks of each row side by side, [.., chosen * CHUNK], and the column at which each starts, [.., chosen].
+    """Return some chunks of each row side by side, [.., chosen * CHUNK], and their first columns, [.., chosen].
 
     A chunk that would end outside its row is filled up with -inf, one that would end outside s starts earlier.
     """
@@ -50,7 +50,7 @@ def chosen_chunks(s: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def first_largest(x: Tensor, k: int) -> Tensor:
-    """Indices of the k largest of the last dimension, best first, ties to the lower index: [.., n] -> [.., k]."""
+    """Return the indices of the k largest numbers, best first, ties to the lower index: [.., n] -> [.., k]."""
     if k == 1:
         return x.max(-1, keepdim=True).indices  # documented to be the first of several maxima; topk's choice is not
     return x.sort(dim=-1, descending=True, stable=True).indices[..., :k]

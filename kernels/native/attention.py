@@ -5,6 +5,8 @@ Faster than torch's own attention, which returns no statistics. All of it is flo
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -45,7 +47,7 @@ def attend(
     request: Request,
     rows: int | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """Output [batch, heads, queries, value_dim] in the query's dtype, and the statistics asked for, in float32.
+    """Return the output [batch, heads, queries, value_dim] and the statistics that `request` names.
 
     rows: the most query rows at once, None for what suits the cache.
     """
@@ -55,24 +57,9 @@ def attend(
     # heads side by side in memory, as models want them next
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
     found: dict[str, Tensor] = {}
-
-    def per_query(name: str, *more: int, dtype: torch.dtype = torch.float32) -> None:
-        found[name] = torch.empty(batch, heads, queries, *more, dtype=dtype)
-
-    per_query("lse")
-    if request.entropy:
-        per_query("entropy")
-    if request.distance:
-        per_query("distance")
-    if request.windowed_distance is not None:
-        per_query("windowed_distance")
-    if request.top:
-        per_query("top_weight", request.top)
-        per_query("top_key", request.top, dtype=torch.int64)
-    if request.sets is not None:
-        per_query("mass", request.sets.shape[2])
-        if request.partial:
-            per_query("partial", request.sets.shape[2], value.shape[3])
+    for name, sizes in replace(request, lse=True).row_sizes(value.shape[3]).items():
+        dtype = torch.int64 if name == "top_key" else torch.float32
+        found[name] = torch.empty(batch, heads, queries, *sizes, dtype=dtype)
     counted = None
     if request.received is not None:
         found["received"] = torch.empty(batch, heads, keys)
@@ -123,7 +110,7 @@ def attend(
 
 
 def _whole(tensor: Tensor | None, batch: int, heads: int) -> Tensor | None:
-    """[batch or 1, heads or 1, ..., keys] as [batch, heads, ..., keys] without a copy, but for keys side by side."""
+    """Return [batch or 1, heads or 1, ..., keys] as [batch, heads, ..., keys], copied only if keys lie apart."""
     if tensor is None:
         return None
     tensor = tensor if tensor.stride(-1) == 1 or tensor.shape[-1] == 1 else tensor.contiguous()

@@ -28,7 +28,7 @@ log = logging.getLogger("probe")
 
 @functools.cache
 def unavailable() -> str | None:
-    """Why the library cannot be had on this machine, or None once it is loaded, after building it where need be."""
+    """Return why the library cannot be had on this machine, or None once it is built and loaded."""
     if sys.platform != "linux":
         return f"is built on Linux only, not on {sys.platform}"
     if compiler() is None:
@@ -47,12 +47,12 @@ def unavailable() -> str | None:
 
 
 def compiler() -> str | None:
-    """Path of the C++ compiler that torch would take, None where there is none."""
+    """Return the path of the C++ compiler that torch would take, None where there is none."""
     return shutil.which(os.environ.get("CXX", "c++"))
 
 
 def place() -> Path:
-    """The library's file, whose name changes with its sources, torch, the compiler and the processor."""
+    """Return the library's file, whose name changes with its sources, torch, the compiler and the processor."""
     digest = hashlib.sha256()
     for name in SOURCES:
         digest.update((FOLDER / name).read_bytes())
@@ -66,7 +66,7 @@ def place() -> Path:
 
 
 def processor() -> Iterator[str]:
-    """What tells one kind of processor from another."""
+    """Yield what distinguishes this processor from others."""
     yield platform.machine()
     facts = Path("/proc/cpuinfo")
     if facts.exists():
@@ -75,7 +75,7 @@ def processor() -> Iterator[str]:
 
 
 def build(library: Path) -> None:
-    """Compiles the library and puts it in its place whole. Raises RuntimeError with the compiler's words."""
+    """Compile the library and move it to its place. Raises RuntimeError with the compiler's message."""
     from torch.utils.cpp_extension import load
 
     log.warning("building the CPU kernels, once for this machine: about ten seconds")
@@ -95,7 +95,7 @@ def build(library: Path) -> None:
 
 @contextmanager
 def _ninja_on_path() -> Iterator[None]:
-    """torch calls ninja by name; it lies beside Python, on the path only where the environment is activated."""
+    """Put ninja on the path: torch calls it by name, and it lies beside Python, which need not be on the path."""
     former = os.environ.get("PATH", "")
     os.environ["PATH"] = os.pathsep.join([former, sysconfig.get_path("scripts")])
     try:

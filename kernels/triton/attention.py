@@ -10,7 +10,7 @@ import importlib.util
 import os
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -61,7 +61,7 @@ def attend(
     request: Request,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, Statistics]:
-    """Output [batch, heads, queries, value_dim] in the query's dtype, and the statistics asked for, in float32.
+    """Return the output [batch, heads, queries, value_dim] and the statistics that `request` names.
 
     tiles: how to launch the sweeps over a row's keys; None for what suits the device.
     """
@@ -89,42 +89,23 @@ def attend(
 
 
 @as_written
-def tile(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    rows: range,
-    cols: range,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
-    """The weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
+def tile(query: Tensor, key: Tensor, lse: Tensor, **options: Any) -> Tensor:
+    """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
     from probe.kernels.triton import tile
 
     with _on(query):
-        return tile.tile(query, key, lse, rows=rows, cols=cols, mask=mask, scale=scale, softcap=softcap)
+        return tile.tile(query, key, lse, **options)
 
 
 @as_written
-def pool(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    shape: tuple[int, int],
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
-    """Max of p over tiles: at most [batch, heads, *shape] float32."""
+def pool(query: Tensor, key: Tensor, lse: Tensor, **options: Any) -> Tensor:
+    """Return the max of p over tiles: at most [batch, heads, *shape] float32."""
     from probe.kernels.triton import pooled
 
     with _on(query):
-        return pooled.pool(query, key, lse, shape=shape, mask=mask, scale=scale, softcap=softcap)
+        return pooled.pool(query, key, lse, **options)
 
 
 def _on(query: Tensor) -> AbstractContextManager[object]:
-    """Where kernels are launched: Triton takes the current device, which need not be the tensors'."""
+    """Return a context with the tensors' device as the current one, where Triton launches kernels."""
     return torch.cuda.device(query.device) if query.is_cuda else nullcontext()

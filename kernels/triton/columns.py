@@ -21,95 +21,55 @@ from torch import Tensor
 
 from probe.kernels.band import counted_queries, queries_in_band
 from probe.kernels.contract import Band, Mask
+from probe.kernels.triton.call import LOG2E, Vectors, arguments, reachable
 from probe.kernels.triton.edges import edges_kernel, whole_passes
 from probe.kernels.triton.exponentials import add_weights
 from probe.kernels.triton.programs import head_of_program
-from probe.kernels.triton.scores import (
-    LOG2E,
-    Scoring,
-    as_bytes,
-    hide_pairs,
-    load_rows,
-    load_whole,
-    padded,
-    precision,
-    reachable,
-    scores,
-    upcast,
-)
+from probe.kernels.triton.scores import head_at, hide_pairs, load_rows, load_whole, scores
 from probe.kernels.triton.tiles import capability_of
 
 
 @triton.jit
 def add_to(sums, j, keys, more):
-    """Adds to what the keys j have received."""
+    """Add `more` to what the keys j have received."""
     tl.store(sums + j, tl.load(sums + j, mask=j < keys, other=0.0) + more, mask=j < keys)
 
 
 @triton.jit
 def received_kernel(
-    query,
-    key,
+    call,
     offset,
-    pairs,
     sums,
-    query_batch,
-    query_head,
-    query_row: tl.constexpr,
-    query_dim,
-    key_batch,
-    key_head,
-    key_row,
-    key_dim,
-    pairs_batch,
-    pairs_head,
-    pairs_row,
-    pairs_col,
-    queries,
-    keys,
-    heads,
-    group,
-    ahead,
-    near,
-    far,
     first_row,
     last_row,
-    slope,
-    cap,
-    unit,
-    WIDTH: tl.constexpr,
-    DIMS: tl.constexpr,
+    form: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     STAGES: tl.constexpr,
     UNROLL: tl.constexpr,
     QUARTERS: tl.constexpr,
     FOLDED: tl.constexpr,
-    CAPPED: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    """Adds to sums [batch, heads, keys] those of 2 ** (s - offset) over the rows that `whole_passes` gives.
+    """Add to sums [batch, heads, keys] those of 2 ** (s - offset) over the rows that `whole_passes` gives.
 
     UNROLL tiles of a pass share what a pass costs, and QUARTERS quarters of their columns are polynomials: one of each
     tile, and one more of the first ones.
     """
-    which, batch, head, block = head_of_program(tl.cdiv(keys, COLS), heads)
+    which, batch, head, block = head_of_program(tl.cdiv(call.keys, COLS), call.heads)
     first_col = block * COLS
     row = tl.arange(0, ROWS)
     j = first_col + tl.arange(0, COLS)
-    key += batch * key_batch + head // group * key_head
-    pairs += batch * pairs_batch + head * pairs_head
-    sums += which * keys
-    k = tl.trans(load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST))
+    sums += which * call.keys
+    k = tl.trans(load_rows(head_at(call.key, batch, head // call.group), call.key, j, call.keys, form))
 
-    passes, stop = whole_passes(first_col, ahead, near, far, first_row, last_row, COLS, ROWS * UNROLL)
+    passes, stop = whole_passes(first_col, call, first_row, last_row, COLS, ROWS * UNROLL)
     start = (stop - passes * (ROWS * UNROLL)).to(tl.int64)
     # pointers that a tile moves on take the loop less than those that it makes from an index
-    query += batch * query_batch + head * query_head + start * query_row
-    offset += which * queries + start
-    pairs += start * pairs_row
+    query = head_at(call.query, batch, head) + start * call.query.row
+    offset += which * call.queries + start
+    pairs = call.pairs.at
+    if form.PAIRS:
+        pairs = head_at(call.pairs, batch, head) + start * call.pairs.row
     step = tl.full([], ROWS, tl.int64)
 
     SUMS: tl.constexpr = ROWS // 2 if FOLDED else ROWS
@@ -125,30 +85,30 @@ def received_kernel(
 
     for _ in tl.range(0, passes, num_stages=STAGES):
         for u in tl.static_range(UNROLL):
-            q = load_whole(query, query_row, query_dim, ROWS, WIDTH, DIMS, UPCAST)
+            q = load_whole(query, call.query, form, ROWS)
             beyond = tl.load(offset + row)
-            x = scores(q, k, slope, cap, CAPPED, PRECISION)
-            if PAIRS:
-                x = hide_pairs(x, pairs + row.to(tl.int64) * pairs_row, pairs_col, j, keys)
+            x = scores(q, k, call, form)
+            if form.PAIRS:
+                x = hide_pairs(x, pairs + row.to(tl.int64) * call.pairs.row, j, call)
+                pairs += step * call.pairs.row
             total, quarter, other = add_weights(
-                total, quarter, other, x, unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
+                total, quarter, other, x, call.unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
             )
             if QUARTERS > 0:  # bounds make a number of what is none
                 poison = tl.where(beyond == beyond, poison, beyond)
-            query += step * query_row
+            query += step * call.query.row
             offset += ROWS
-            pairs += step * pairs_row
 
     if QUARTERS > 0:
         c = tl.arange(0, COLS // 2)
         c = first_col + c // 16 * 32 + c % 16
-        add_to(sums, c, keys, tl.sum(total, 0))
+        add_to(sums, c, call.keys, tl.sum(total, 0))
         c = tl.arange(0, COLS // 4)
         c = first_col + c // 8 * 32 + c % 8 + 16
-        add_to(sums, c, keys, tl.sum(quarter, 0) + tl.sum(poison, 0))
-        add_to(sums, c + 8, keys, tl.sum(other, 0) + tl.sum(poison, 0))
+        add_to(sums, c, call.keys, tl.sum(quarter, 0) + tl.sum(poison, 0))
+        add_to(sums, c + 8, call.keys, tl.sum(other, 0) + tl.sum(poison, 0))
     else:
-        add_to(sums, j, keys, tl.sum(total, 0))
+        add_to(sums, j, call.keys, tl.sum(total, 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,7 +132,7 @@ class ColumnTiles:
 
 
 def column_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) -> ColumnTiles:
-    """The tiles for heads of `width`, chosen so that nothing spills; docs/kernels.md has what they compile to."""
+    """Return the tiles for heads of `width`, chosen so that nothing spills (docs/kernels.md)."""
     if dtype == torch.float32:
         return ColumnTiles(rows=32, cols=32, warps=4, stages=2, edge=32)
     if width > 128 or capability < (8, 0):
@@ -197,59 +157,28 @@ def received(
     band: Band,
     tiles: ColumnTiles | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean weight on each key over the queries of a band, [batch, heads, keys] float32, and how many, [batch, keys].
+    """Return what each key receives, [batch, heads, keys] float32, and the queries of the mean, [batch, keys] int64.
 
     lse [batch, heads, queries] as the forward pass returned it, learned sinks included. NaN where no query counts.
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    scoring = Scoring.of(query, key, mask, scale, softcap)
-    counted = counted_queries(queries, mask, band, query.device)
-    rows = queries_in_band(counted, keys, scoring.ahead, band).expand(batch, -1)
+    tiles = tiles or column_tiles(width, query.dtype, capability_of(query))
+    query = Vectors.of(reachable(query, tiles.rows), fixed=True)
+    call, form = arguments(query, Vectors.of(key), mask, scale, softcap)
+    counted = counted_queries(queries, mask, band, key.device)
+    rows = queries_in_band(counted, keys, call.ahead, band).expand(batch, -1)
     # +inf takes a query out, for 2 ** (score - inf) is 0
     offset = (lse.float() * LOG2E).masked_fill(~counted[:, None] | lse.isneginf(), math.inf)
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
-    furthest = queries + keys + abs(scoring.ahead)  # no pair is further apart, and int32 holds it
-    near = min(max(scoring.near, band.lo), furthest)
-    far = scoring.far if band.hi is None else max(min(scoring.far, band.hi), -furthest)
+    furthest = queries + keys + abs(call.ahead)  # no pair is further apart, and int32 holds it
+    near = min(max(call.near, band.lo), furthest)
+    far = call.far if band.hi is None else max(min(call.far, band.hi), -furthest)
     first_row = 0 if band.start is None else min(max(band.start - mask.first_query, 0), queries)
     last_row = queries if band.stop is None else min(max(band.stop - mask.first_query, 0), queries)
-    sums = torch.empty(batch, heads, keys, dtype=torch.float32, device=query.device)
-    tiles = tiles or column_tiles(width, query.dtype, capability_of(query))
-    query = reachable(query, tiles.rows)
-    arguments = (
-        query,
-        key,
-        offset,
-        pairs,
-        sums,
-        *query.stride(),
-        *key.stride(),
-        *pairs_strides,
-        queries,
-        keys,
-        heads,
-        heads // key.shape[1],
-        scoring.ahead,
-        near,
-        far,
-        first_row,
-        last_row,
-        scoring.slope,
-        scoring.cap,
-        scoring.unit,
-    )
-    options = {
-        "WIDTH": width,
-        "DIMS": padded(width),
-        "CAPPED": scoring.capped,
-        "PAIRS": mask.pairs is not None,
-        "PRECISION": precision(query),
-        "UPCAST": upcast(query),
-    }
+    sums = torch.empty(batch, heads, keys, dtype=torch.float32, device=key.device)
+    shared = (call._replace(near=near, far=far), offset, sums, first_row, last_row, form)
     edges_kernel[(batch * heads * triton.cdiv(keys, tiles.edge),)](
-        *arguments,
-        **options,
+        *shared,
         ROWS=tiles.edge,
         COLS=tiles.edge,
         STAGES=min(tiles.stages, 2),
@@ -258,13 +187,12 @@ def received(
         num_warps=4,
     )
     received_kernel[(batch * heads * triton.cdiv(keys, tiles.cols),)](
-        *arguments,
-        **options,
+        *shared,
         ROWS=tiles.rows,
         COLS=tiles.cols,
         STAGES=tiles.stages,
         UNROLL=tiles.unroll,
-        QUARTERS=0 if query.dtype == torch.float32 else tiles.quarters,
+        QUARTERS=0 if key.dtype == torch.float32 else tiles.quarters,
         FOLDED=tiles.folded,
         num_warps=tiles.warps,
         num_stages=tiles.stages,

@@ -14,80 +14,49 @@ import triton
 import triton.language as tl
 
 from probe.kernels.triton.programs import head_of_program
-from probe.kernels.triton.scores import HIDDEN, hide_pairs, load_rows, scores
+from probe.kernels.triton.scores import HIDDEN, head_at, hide_pairs, load_rows, scores
 
 
 @triton.jit
-def whole_passes(first_col, ahead, near, far, first_row, last_row, COLS: tl.constexpr, STEP: tl.constexpr):
-    """(number, end) of the passes of STEP rows that each of the COLS keys from first_col on counts.
+def whole_passes(first_col, call, first_row, last_row, COLS: tl.constexpr, STEP: tl.constexpr):
+    """Return (number, end) of the passes of STEP rows that each of the COLS keys from first_col on counts.
 
     They end with the last row that counts: a causal map then has edges at one end only.
     """
-    start = tl.maximum(first_row, first_col + COLS - 1 - ahead + near)
-    stop = tl.minimum(last_row, first_col - ahead + far + 1)
+    start = tl.maximum(first_row, first_col + COLS - 1 - call.ahead + call.near)
+    stop = tl.minimum(last_row, first_col - call.ahead + call.far + 1)
     return tl.maximum(stop - start, 0) // STEP, stop
 
 
 @triton.jit
 def edges_kernel(
-    query,
-    key,
+    call,
     offset,
-    pairs,
     sums,
-    query_batch,
-    query_head,
-    query_row,
-    query_dim,
-    key_batch,
-    key_head,
-    key_row,
-    key_dim,
-    pairs_batch,
-    pairs_head,
-    pairs_row,
-    pairs_col,
-    queries,
-    keys,
-    heads,
-    group,
-    ahead,
-    near,
-    far,
     first_row,
     last_row,
-    slope,
-    cap,
-    unit,
-    WIDTH: tl.constexpr,
-    DIMS: tl.constexpr,
+    form: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     STAGES: tl.constexpr,
     BLOCK: tl.constexpr,
     STEP: tl.constexpr,
-    CAPPED: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    """sums [batch, heads, keys]: of 2 ** (s - offset) over the rows in no pass of STEP rows of a BLOCK of keys.
+    """Write sums [batch, heads, keys]: of 2 ** (s - offset) over the rows in no pass of STEP rows of a BLOCK.
 
     Rows are first_row <= i < last_row with near <= i + ahead - j <= far.
     """
-    which, batch, head, block = head_of_program(tl.cdiv(keys, COLS), heads)
+    which, batch, head, block = head_of_program(tl.cdiv(call.keys, COLS), call.heads)
     first_col = block * COLS
     j = first_col + tl.arange(0, COLS)
-    query += batch * query_batch + head * query_head
-    key += batch * key_batch + head // group * key_head
-    pairs += batch * pairs_batch + head * pairs_head
-    offset += which * queries
-    k = tl.trans(load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST))
+    query = head_at(call.query, batch, head)
+    offset += which * call.queries
+    k = tl.trans(load_rows(head_at(call.key, batch, head // call.group), call.key, j, call.keys, form))
 
     # the rows that any of the keys counts, less those of whole passes
-    start = tl.maximum(first_row, first_col - ahead + near)
-    stop = tl.minimum(last_row, tl.minimum(first_col + COLS, keys) - ahead + far)
-    passes, resume = whole_passes(first_col // BLOCK * BLOCK, ahead, near, far, first_row, last_row, BLOCK, STEP)
+    start = tl.maximum(first_row, first_col - call.ahead + call.near)
+    stop = tl.minimum(last_row, tl.minimum(first_col + COLS, call.keys) - call.ahead + call.far)
+    passes, resume = whole_passes(first_col // BLOCK * BLOCK, call, first_row, last_row, BLOCK, STEP)
     resume = tl.maximum(resume, start)
     first = resume - passes * STEP
     before = tl.cdiv(first - start, ROWS)
@@ -97,16 +66,17 @@ def edges_kernel(
     for t in tl.range(0, before + after, num_stages=STAGES):
         i = tl.where(t < before, start + t * ROWS, resume + (t - before) * ROWS) + tl.arange(0, ROWS)
         end = tl.where(t < before, first, stop)
-        q = load_rows(query, query_row, query_dim, i, end, WIDTH, DIMS, UPCAST)
+        q = load_rows(query, call.query, i, end, form)
         beyond = tl.load(offset + i, mask=i < end, other=float("inf"))
-        x = scores(q, k, slope, cap, CAPPED, PRECISION)
+        x = scores(q, k, call, form)
         # Bounds for each row rather than the distance of each pair (`hide_by_position`): a fifth fewer instructions.
         # What keys beyond the last receive is not stored, but without that bound the compiler makes more of the rest.
-        low = i + ahead - far
-        high = tl.minimum(i + ahead - near, keys - 1)
+        low = i + call.ahead - call.far
+        high = tl.minimum(i + call.ahead - call.near, call.keys - 1)
         x = tl.where((low[:, None] <= j[None, :]) & (j[None, :] <= high[:, None]), x, HIDDEN)
-        if PAIRS:
-            x = hide_pairs(x, pairs + tl.minimum(i, end - 1).to(tl.int64) * pairs_row, pairs_col, j, keys)
-        total += tl.exp2(x * unit - beyond[:, None])
+        if form.PAIRS:
+            row = tl.minimum(i, end - 1).to(tl.int64) * call.pairs.row
+            x = hide_pairs(x, head_at(call.pairs, batch, head) + row, j, call)
+        total += tl.exp2(x * call.unit - beyond[:, None])
 
-    tl.store(sums + which * keys + j, tl.sum(total, 0), mask=j < keys)
+    tl.store(sums + which * call.keys + j, tl.sum(total, 0), mask=j < call.keys)

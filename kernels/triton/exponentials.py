@@ -13,7 +13,7 @@ import triton.language as tl
 
 @triton.jit
 def exp2_polynomial(y):
-    """2 ** (127 * (y - 1)) for 0 <= y <= 1, to 1e-5 relative, without the exponential unit: any shape.
+    """Return 2 ** (127 * (y - 1)) for 0 <= y <= 1, to 1e-5 relative, without the exponential unit.
 
     Exactly 1 at 1 and 0 at 0. The bounds are the caller's to see to: within [0, 1] a multiply-add does so for nothing,
     but it makes 0 of what is not a number.
@@ -31,7 +31,7 @@ def exp2_polynomial(y):
 
 @triton.jit
 def split_columns(x, RUN: tl.constexpr):
-    """The columns whose index has the bit RUN clear, and those that have it set: [r, c] -> two of [r, c // 2].
+    """Return the columns whose index has the bit RUN clear, and the others: [r, c] -> two of [r, c // 2].
 
     RUN = 8 and 16 are bits that stay within a thread for every layout of a matrix product, so that nothing moves.
     """
@@ -44,7 +44,7 @@ def split_columns(x, RUN: tl.constexpr):
 
 @triton.jit
 def fold(e, FOLDED: tl.constexpr):
-    """e [r, c], or [r // 2, c] where FOLDED: row r added to row r + 8, both of which one thread has of a product."""
+    """Return e [r, c], or [r // 2, c] where FOLDED: row r added to row r + 8, both of which one thread has."""
     if FOLDED:
         ROWS: tl.constexpr = e.shape[0]
         COLS: tl.constexpr = e.shape[1]
@@ -55,7 +55,7 @@ def fold(e, FOLDED: tl.constexpr):
 
 @triton.jit
 def add_weights(total, quarter, other, x, unit, offset, QUARTERS: tl.constexpr, FOLDED: tl.constexpr):
-    """Adds 2 ** (unit * x - offset) to totals over rows of tiles: x [rows, cols], offset [rows].
+    """Return the totals plus 2 ** (unit * x - offset) over rows of tiles: x [rows, cols], offset [rows].
 
     QUARTERS of the columns, of which there may be 0, 1 or 2, are polynomials; then the totals are those of a half and
     two quarters of the columns, and of none but `total` otherwise.

@@ -9,10 +9,11 @@ import triton
 from torch import Tensor
 
 from probe.kernels.contract import Mask, Request
+from probe.kernels.triton.call import RowOutputs, Shared, Vectors, arguments, padded, reachable
 from probe.kernels.triton.decode import combine_kernel
 from probe.kernels.triton.forward import forward_kernel
 from probe.kernels.triton.partial import partial_kernel
-from probe.kernels.triton.scores import Scoring, as_bytes, padded, precision, reachable, shared_strides, upcast
+from probe.kernels.triton.rows import Asked, Slots
 from probe.kernels.triton.sets import Members, Visits
 from probe.kernels.triton.tiles import FEW_ROWS, Tiles, capability_of, decode_tiles, forward_tiles, share_keys
 from probe.kernels.triton.top import top_kernel
@@ -37,119 +38,77 @@ def forward(
     request: Request,
     tiles: Tiles | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Output [batch, heads, queries, value_dim] in the query's dtype, and the row statistics asked for by name.
+    """Return the output [batch, heads, queries, value_dim] in the query's dtype, and the row statistics by name.
 
     `top` is 0 or 1 here. Heads lie side by side in the output's memory, as models want them next.
     """
-    if softcap is None and scale <= 0:
-        # the kernel finds a row's largest score before it scales
-        query, scale = (query.neg(), -scale) if scale else (torch.zeros_like(query), 1.0)
+    query, scale = _ascending(query, scale, softcap)
     batch, heads, queries, width = query.shape
-    keys, value_width = value.shape[2:]
+    value_width = value.shape[3]
     sets = request.sets
     pack = _pack(query, key, sets)
-    wide = max(width, value_width)
-    tiles = tiles or _tiles(query, key, pack, wide, sets=0 if sets is None else sets.shape[2])
-    key, value = reachable(key, tiles.cols), reachable(value, tiles.cols)
-    members = None if sets is None else Members.of(sets, tiles.cols)
-    scoring = Scoring.of(query, key, mask, scale, softcap)
+    tiles = tiles or _tiles(query, key, pack, max(width, value_width), sets=0 if sets is None else sets.shape[2])
+    key, value = (Vectors.of(reachable(tensor, tiles.cols), fixed=True) for tensor in (key, value))
+    call, form = arguments(Vectors.of(query), key, mask, scale, softcap, pack=pack)
     output = query.new_empty(batch, queries, heads, value_width).transpose(1, 2)
     lead = (batch, heads, queries)
     found = _rows(query, lead, request)
     split = tiles.splits > 1
     sums = _rows(query, (tiles.splits, *lead), request, running=True) if split else found
     running = query.new_empty(tiles.splits, *lead, value_width, dtype=torch.float32) if split else output[None]
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
-    words, word_strides, occupied, occupied_strides = _members(members, query)
-    sinks = query if sinks is None else sinks.float().contiguous()
-    switches = {
-        "SINKS": sinks is not query,
-        "LSE": request.lse,
-        "ENTROPY": request.entropy,
-        "DISTANCE": request.distance,
-        "WINDOWED": request.windowed_distance is not None,
-        "TOP": request.top == 1,
-        "SETS": 0 if members is None else members.sets,
-        "WIDE": 1 if members is None else padded(members.sets),
-    }
+    sinks = None if sinks is None else sinks.float().contiguous()
+    members = None if sets is None else Members.of(sets, tiles.cols)
+    asked = Asked(
+        SINKS=sinks is not None,
+        LSE=request.lse,
+        ENTROPY=request.entropy,
+        DISTANCE=request.distance,
+        WINDOWED=request.windowed_distance is not None,
+        TOP=request.top == 1,
+        SETS=0 if members is None else members.sets,
+        WIDE=1 if members is None else padded(members.sets),
+    )
     blocks = triton.cdiv(queries * pack, tiles.rows)
     forward_kernel[(blocks * batch * (heads // pack), tiles.splits)](
-        query,
-        key,
+        call,
         value,
-        kept,
-        pairs,
-        words,
-        occupied,
+        Shared() if members is None else Shared.of(members.words),
+        Shared() if members is None else Shared.of(members.occupied),
         sinks,
-        running,
-        *(sums.get(name, output) for name in _NAMES),
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *kept_strides,
-        *pairs_strides,
-        *word_strides,
-        *occupied_strides,
-        *running.stride()[:4],
+        Vectors.of(running[0]),
+        running.stride(0),
+        RowOutputs(**sums),
         batch,
-        heads,
-        heads // key.shape[1],
-        pack,
-        queries,
-        keys,
-        scoring.ahead,
-        scoring.near,
-        scoring.far,
         mask.first_key,
-        scoring.slope,
-        scoring.cap,
-        scoring.unit,
-        min(request.windowed_distance or 0, queries + keys + abs(scoring.ahead)),
-        WIDTH=width,
-        DIMS=padded(width),
-        VALUE_WIDTH=value_width,
-        VALUE_DIMS=padded(value_width),
+        min(request.windowed_distance or 0, queries + call.keys + abs(call.ahead)),
+        form,
+        asked,
+        Slots(tiles.slots, tiles.run, tiles.settle),
         ROWS=tiles.rows,
         COLS=tiles.cols,
         EDGE_COLS=min(tiles.cols, tiles.edge),
-        SLOTS=tiles.slots,
-        RUN=tiles.run,
-        SETTLE=tiles.settle,
         STAGES=tiles.stages,
-        CAPPED=scoring.capped,
-        SLIDING=scoring.windowed,
-        ALIKE=key.stride()[2:] == value.stride()[2:],
-        KEPT=mask.keys is not None,
-        PAIRS=mask.pairs is not None,
         SPLIT=split,
-        PRECISION=precision(query),
-        UPCAST=upcast(query),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         **FUSED,
-        **switches,
     )
     if split:
         combine_kernel[(batch * heads * queries,)](
             running,
-            *(sums.get(name, running) for name in ("lse", "top_weight", *_NAMES[1:4], "top_key", "mass")),
+            RowOutputs(**sums),
             sinks,
-            output,
-            *(found.get(name, output) for name in _NAMES),
-            *output.stride()[:3],
+            Vectors.of(output),
+            RowOutputs(**found),
             batch * heads * queries,
             heads,
             queries,
             tiles.splits,
-            scoring.unit,
-            VALUE_WIDTH=value_width,
-            VALUE_DIMS=padded(value_width),
+            call.unit,
+            asked,
             PARTS=triton.next_power_of_2(tiles.splits),
             num_warps=4,
             **FUSED,
-            **switches,
         )
     return output, found
 
@@ -165,57 +124,31 @@ def top(
     softcap: float | None,
     tiles: Tiles | None = None,
 ) -> dict[str, Tensor]:
-    """`top_weight` and `top_key` [batch, heads, queries, k], from the `largest` weight [.., 1] that `forward` found."""
-    if softcap is None and scale <= 0:
-        query, scale = (query.neg(), -scale) if scale else (torch.zeros_like(query), 1.0)
+    """Return `top_weight` and `top_key` [batch, heads, queries, k], from the `largest` weight [.., 1] of `forward`."""
+    query, scale = _ascending(query, scale, softcap)
     batch, heads, queries, width = query.shape
     keys, pack = key.shape[2], _pack(query, key, None)
     listed = min(triton.next_power_of_2(k), LONGEST)
     tiles = (tiles or _tiles(query, key, pack, width)).narrow()
     rows = max(16, min(tiles.rows, LISTS // listed, 64 if width <= 64 else 32))
-    scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
+    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap, pack=pack)
     scores, columns = [], []
     bound = bound_key = None
     for _ in range(triton.cdiv(k, listed)):
         score = query.new_empty(batch, heads, queries, listed, dtype=torch.float32)
         column = query.new_empty(batch, heads, queries, listed, dtype=torch.int32)
         top_kernel[(triton.cdiv(queries * pack, rows) * batch * (heads // pack),)](
-            query,
-            key,
-            kept,
-            pairs,
-            score if bound is None else bound,
-            column if bound_key is None else bound_key,
+            call,
+            bound,
+            bound_key,
             score,
             column,
-            *query.stride(),
-            *key.stride(),
-            *kept_strides,
-            *pairs_strides,
-            heads,
-            heads // key.shape[1],
-            pack,
-            queries,
-            keys,
-            scoring.ahead,
-            scoring.near,
-            scoring.far,
-            scoring.slope,
-            scoring.cap,
-            WIDTH=width,
-            DIMS=padded(width),
+            form,
             ROWS=rows,
             COLS=tiles.cols,
             LISTED=listed,
             STAGES=tiles.stages,
             AFTER=bound is not None,
-            CAPPED=scoring.capped,
-            KEPT=mask.keys is not None,
-            PAIRS=mask.pairs is not None,
-            PRECISION=precision(query),
-            UPCAST=upcast(query),
             num_warps=4,
             num_stages=tiles.stages,
             **FUSED,
@@ -229,7 +162,7 @@ def top(
     column = torch.cat(columns, -1)[..., :k].long()
     empty = column == keys
     score = torch.cat(scores, -1)[..., :k]
-    weight = largest * torch.exp2((score - score[..., :1]) * scoring.unit)
+    weight = largest * torch.exp2((score - score[..., :1]) * call.unit)
     return {
         "top_weight": weight.masked_fill_(empty, 0),
         "top_key": column.add_(mask.first_key).masked_fill_(empty, -1),
@@ -248,60 +181,28 @@ def partial(
     softcap: float | None,
     tiles: Tiles | None = None,
 ) -> Tensor:
-    """Sum of p v over each of the sets [.., sets, keys]: [batch, heads, queries, sets, value_dim] float32."""
+    """Return the sum of p v over each set [.., sets, keys]: [batch, heads, queries, sets, value_dim] float32."""
     batch, heads, queries, width = query.shape
-    keys, value_width = value.shape[2:]
+    value_width = value.shape[3]
     pack = _pack(query, key, sets)
     tiles = (tiles or _tiles(query, key, pack, max(width, value_width))).narrow()
     members, visits = Members.of(sets, tiles.cols), Visits.of(sets, tiles.cols)
-    scoring = Scoring.of(query, key, mask, scale, softcap)
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
+    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap, pack=pack)
     found = query.new_empty(batch, heads, queries, members.sets, value_width, dtype=torch.float32)
     partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), members.sets)](
-        query,
-        key,
-        value,
+        call,
+        Vectors.of(value),
         lse,
-        kept,
-        pairs,
-        members.words,
-        visits.order,
-        visits.before,
+        Shared.of(members.words),
+        Shared.of(visits.order),
+        Shared.of(visits.before),
         found,
-        *query.stride(),
-        *key.stride(),
-        *value.stride(),
-        *kept_strides,
-        *pairs_strides,
-        *shared_strides(members.words)[:2],
-        *shared_strides(visits.order)[:2],
-        *shared_strides(visits.before)[:2],
         visits.order.shape[3],
-        heads,
-        heads // key.shape[1],
-        pack,
-        queries,
-        keys,
-        scoring.ahead,
-        scoring.near,
-        scoring.far,
-        scoring.slope,
-        scoring.cap,
-        scoring.unit,
+        form,
         SETS=members.sets,
-        WIDTH=width,
-        DIMS=padded(width),
-        VALUE_WIDTH=value_width,
-        VALUE_DIMS=padded(value_width),
         ROWS=tiles.rows,
         COLS=tiles.cols,
         STAGES=tiles.stages,
-        CAPPED=scoring.capped,
-        KEPT=mask.keys is not None,
-        PAIRS=mask.pairs is not None,
-        PRECISION=precision(query),
-        UPCAST=upcast(query),
         num_warps=tiles.warps,
         num_stages=tiles.stages,
         **FUSED,
@@ -309,35 +210,30 @@ def partial(
     return found
 
 
-_NAMES = ("lse", "entropy", "distance", "windowed_distance", "top_weight", "top_key", "mass")
+def _ascending(query: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, float]:
+    """Return query and scale with a positive scale: kernels find a row's largest score before they scale."""
+    if softcap is not None or scale > 0:
+        return query, scale
+    return (query.neg(), -scale) if scale else (torch.zeros_like(query), 1.0)
 
 
 def _rows(query: Tensor, lead: tuple[int, ...], request: Request, *, running: bool = False) -> dict[str, Tensor]:
-    """Memory for the statistics asked for; `running` sums always have a peak and a mass, where lse and top stand."""
-    wanted = {
-        "lse": request.lse or running,
-        "entropy": request.entropy,
-        "distance": request.distance,
-        "windowed_distance": request.windowed_distance is not None,
-        "top_weight": request.top == 1 or running,
-    }
-    found = {name: query.new_empty(lead, dtype=torch.float32) for name, asked in wanted.items() if asked}
-    if request.top == 1:
-        found["top_key"] = query.new_empty(lead, dtype=torch.int64)
-    if not running and request.top == 1:
-        found |= {name: found[name][..., None] for name in ("top_weight", "top_key")}
-    if request.sets is not None:
-        found["mass"] = query.new_empty(*lead, request.sets.shape[2], dtype=torch.float32)
+    """Return memory for the statistics asked for; `running` sums have a peak and a mass too, as lse and top_weight."""
+    sizes = replace(request, partial=False).row_sizes()
+    found = {}
+    for name in sizes | ({"lse": (), "top_weight": (1,)} if running else {}):
+        dtype = torch.int64 if name == "top_key" else torch.float32
+        found[name] = query.new_empty(*lead, *sizes.get(name, ()), dtype=dtype)
     return found
 
 
 def _pack(query: Tensor, key: Tensor, sets: Tensor | None) -> int:
-    """How many query heads a program has: all of a KV head, or one where heads have key sets of their own."""
+    """Return how many query heads a program has: all of a KV head, or one where heads have key sets of their own."""
     return query.shape[1] // key.shape[1] if sets is None or sets.shape[1] == 1 else 1
 
 
 def _tiles(query: Tensor, key: Tensor, pack: int, width: int, *, sets: int = 0) -> Tiles:
-    """What suits the device and the number of rows."""
+    """Return the tiles that suit the device and the number of rows."""
     batch, heads, queries, _ = query.shape
     rows = queries * pack
     if rows > FEW_ROWS:
@@ -345,9 +241,3 @@ def _tiles(query: Tensor, key: Tensor, pack: int, width: int, *, sets: int = 0) 
     tiles = decode_tiles(rows, width, query.dtype, capability_of(query))
     programs = triton.cdiv(rows, tiles.rows) * batch * (heads // pack)
     return replace(tiles, splits=share_keys(query, programs, triton.cdiv(key.shape[2], tiles.cols)))
-
-
-def _members(members: Members | None, stand_in: Tensor) -> tuple[Tensor, tuple[int, ...], Tensor, tuple[int, ...]]:
-    if members is None:
-        return stand_in, (0, 0), stand_in, (0, 0)
-    return members.words, shared_strides(members.words)[:2], members.occupied, shared_strides(members.occupied)[:2]

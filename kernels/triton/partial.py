@@ -5,103 +5,48 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
-from probe.kernels.triton.rows import LN2
-from probe.kernels.triton.scores import HIDDEN, hide, load_rows, products
+from probe.kernels.triton.programs import keys_of_program, open_rows
+from probe.kernels.triton.scores import HIDDEN, head_at, hide, load_rows, offsets, products
 
 
 @triton.jit
 def partial_kernel(
-    query,
-    key,
+    call,
     value,
     lse,
-    kept,
-    pairs,
     words,
     order,
     before,
     out,
-    query_batch,
-    query_head,
-    query_row,
-    query_dim,
-    key_batch,
-    key_head,
-    key_row,
-    key_dim,
-    value_batch,
-    value_head,
-    value_row,
-    value_dim,
-    kept_batch,
-    kept_key,
-    pairs_batch,
-    pairs_head,
-    pairs_row,
-    pairs_key,
-    words_batch,
-    words_head,
-    order_batch,
-    order_head,
-    before_batch,
-    before_head,
     set_tiles,
-    heads,
-    group,
-    pack,
-    queries,
-    keys,
-    ahead,
-    near,
-    far,
-    slope,
-    cap,
-    unit,
+    form: tl.constexpr,
     SETS: tl.constexpr,
-    WIDTH: tl.constexpr,
-    DIMS: tl.constexpr,
-    VALUE_WIDTH: tl.constexpr,
-    VALUE_DIMS: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     STAGES: tl.constexpr,
-    CAPPED: tl.constexpr,
-    KEPT: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    """out[batch, head, i, s, :] = sum over the keys j of set s = program_id(1) of p_ij v_j."""
+    """Write out[batch, head, i, s, :] = sum over the keys j of set s = program_id(1) of p_ij v_j."""
     which = tl.program_id(1)
-    batch, first_head, block, i, head = rows_of_program(tl.program_id(0), queries, heads, pack, ROWS)
-    own = i + ahead
-    q = load_queries(query, batch, head, i, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
-    key += batch * key_batch + first_head // group * key_head
-    value += batch * value_batch + first_head // group * value_head
-    kept += batch * kept_batch
-    pairs_at = pairs + batch * pairs_batch + head * pairs_head + i.to(tl.int64) * pairs_row
-    words += batch * words_batch + first_head * words_head
-    order += batch * order_batch + first_head * order_head + which * set_tiles
-    before += batch * before_batch + first_head * before_head + which * (set_tiles + 1)
-    place = (batch * heads + head) * queries + i
-    offset = tl.load(lse + place) * (1 / LN2)
-    # a row that sees nothing weighs nothing
-    offset = tl.where(offset == float("-inf"), float("inf"), offset)
-    output = tl.zeros([ROWS, VALUE_DIMS], tl.float32)
-    start, tiles, _, _ = keys_of_program(block, queries, keys, pack, ahead, near, far, ROWS, COLS)
-    first = tl.load(before + start // COLS)
-    last = tl.load(before + start // COLS + tiles)
+    rows = open_rows(call, form, ROWS)
+    value_at = head_at(value, rows.batch, rows.first_head // call.group)
+    words_at = head_at(words, rows.batch, rows.first_head)
+    order_at = head_at(order, rows.batch, rows.first_head) + which * set_tiles
+    before_at = head_at(before, rows.batch, rows.first_head) + which * (set_tiles + 1)
+    place = (rows.batch * call.heads + rows.head) * call.queries + rows.i
+    offset = offsets(tl.load(lse + place))
+    output = tl.zeros([ROWS, value.DIMS], tl.float32)
+    start, tiles, _, _ = keys_of_program(rows.block, call, ROWS, COLS)
+    first = tl.load(before_at + start // COLS)
+    last = tl.load(before_at + start // COLS + tiles)
     for t in tl.range(first, last, num_stages=STAGES):
-        at = tl.load(order + t) * COLS
+        at = tl.load(order_at + t) * COLS
         j = at + tl.arange(0, COLS)
-        k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
-        v = load_rows(value, value_row, value_dim, j, keys, VALUE_WIDTH, VALUE_DIMS, UPCAST)
-        x = products(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide(x, own, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
-        member = (tl.load(words + j, mask=j < keys, other=0) >> which) & 1
-        p = tl.exp2(tl.where((member != 0)[None, :], x, HIDDEN) * unit - offset[:, None])
-        output = tl.dot(p.to(v.dtype), v, output, input_precision=PRECISION)
-    value_at = tl.arange(0, VALUE_DIMS)
-    at = (place[:, None] * SETS + which) * VALUE_WIDTH + value_at[None, :]
-    tl.store(out + at, output, mask=(value_at < VALUE_WIDTH)[None, :])
+        k = load_rows(rows.key, call.key, j, call.keys, form)
+        v = load_rows(value_at, value, j, call.keys, form)
+        x = hide(products(rows.q, k, call, form), rows, j, call, form)
+        member = (tl.load(words_at + j, mask=j < call.keys, other=0) >> which) & 1
+        p = tl.exp2(tl.where((member != 0)[None, :], x, HIDDEN) * call.unit - offset[:, None])
+        output = tl.dot(p.to(v.dtype), v, output, input_precision=form.PRECISION)
+    value_dim = tl.arange(0, value.DIMS)
+    at = (place[:, None] * SETS + which) * value.WIDTH + value_dim[None, :]
+    tl.store(out + at, output, mask=(value_dim < value.WIDTH)[None, :])

@@ -19,101 +19,63 @@ import triton.language as tl
 from torch import Tensor
 
 from probe.kernels.contract import Mask
+from probe.kernels.triton.call import Vectors, arguments
 from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.scores import (
     HIDDEN,
-    Scoring,
-    as_bytes,
+    head_at,
     hide_by_position,
+    hide_pairs_within,
     load_rows,
-    padded,
-    precision,
+    offsets,
     products,
-    upcast,
 )
-from probe.kernels.triton.tile import block_of, offsets
+from probe.kernels.triton.tile import block_of
 
 
 @triton.jit
 def pooled_kernel(
-    query,
-    key,
+    call,
     lse,
-    kept,
-    pairs,
     maxima,
-    query_batch,
-    query_head,
-    query_row,
-    query_dim,
-    key_batch,
-    key_head,
-    key_row,
-    key_dim,
-    kept_batch,
-    kept_key,
-    pairs_batch,
-    pairs_head,
-    pairs_row,
-    pairs_col,
-    queries,
-    keys,
-    heads,
-    group,
-    ahead,
-    near,
-    far,
     tall,
     wide,
     down,
     across,
     cols,
-    slope,
-    cap,
-    unit,
-    WIDTH: tl.constexpr,
-    DIMS: tl.constexpr,
+    form: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     PIECE_ROWS: tl.constexpr,
     PIECE_COLS: tl.constexpr,
     STAGES: tl.constexpr,
-    CAPPED: tl.constexpr,
-    KEPT: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    """maxima [batch, heads, pieces, cols] of p, zeros before, over the rows of a piece and the columns of a tile.
+    """Write maxima [batch, heads, pieces, cols] of p over a piece's rows and a tile's columns; zeros before.
 
     Tiles have `tall` rows and `wide` columns; `down` pieces of rows make the height of one, `across` pieces of columns
     its width.
     """
     HIGH: tl.constexpr = ROWS // PIECE_ROWS  # pieces in a block
     BROAD: tl.constexpr = COLS // PIECE_COLS
-    pieces = tl.cdiv(queries, tall) * down
-    which, batch, head, first = head_of_program(tl.cdiv(pieces, HIGH), heads)
+    pieces = tl.cdiv(call.queries, tall) * down
+    which, batch, head, first = head_of_program(tl.cdiv(pieces, HIGH), call.heads)
     first *= HIGH
-    key += batch * key_batch + head // group * key_head
-    kept += batch * kept_batch
-    pairs += batch * pairs_batch + head * pairs_head
+    key = head_at(call.key, batch, head // call.group)
 
     row = tl.arange(0, ROWS)
     piece = first + row // PIECE_ROWS
     within = piece % down * PIECE_ROWS + row % PIECE_ROWS
     i = piece // down * tall + within
-    exists = (within < tall) & (i < queries)
-    i = tl.where(exists, i, queries)
-    q = load_rows(
-        query + batch * query_batch + head * query_head, query_row, query_dim, i, queries, WIDTH, DIMS, UPCAST
-    )
-    off = offsets(tl.load(lse + which * queries + i, mask=exists, other=float("-inf")))
+    exists = (within < tall) & (i < call.queries)
+    i = tl.where(exists, i, call.queries)
+    q = load_rows(head_at(call.query, batch, head), call.query, i, call.queries, form)
+    off = offsets(tl.load(lse + which * call.queries + i, mask=exists, other=float("-inf")))
 
     # the tiles of columns that any of the rows may see
-    lowest = tl.min(i, 0) + ahead
-    highest = tl.max(tl.where(exists, i, -1), 0) + ahead
-    start = tl.maximum(lowest - far, 0) // wide
-    stop = tl.cdiv(tl.maximum(tl.minimum(highest - near + 1, keys), 0), wide)
+    lowest = tl.min(i, 0) + call.ahead
+    highest = tl.max(tl.where(exists, i, -1), 0) + call.ahead
+    start = tl.maximum(lowest - call.far, 0) // wide
+    stop = tl.cdiv(tl.maximum(tl.minimum(highest - call.near + 1, call.keys), 0), wide)
     best = tl.zeros([HIGH, BROAD], tl.float32)
     col = tl.arange(0, COLS)
     out_row = first + tl.arange(0, HIGH)
@@ -121,19 +83,18 @@ def pooled_kernel(
         col_piece = step * BROAD + col // PIECE_COLS
         beside = col_piece % across * PIECE_COLS + col % PIECE_COLS
         j = col_piece // across * wide + beside
-        j = tl.where((beside < wide) & (j < keys), j, keys)
-        k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
-        x = products(q, k, slope, cap, CAPPED, PRECISION) * unit - off[:, None]
-        real = j < keys
-        if KEPT:
-            real &= tl.load(kept + j.to(tl.int64) * kept_key, mask=real, other=0) != 0
+        j = tl.where((beside < wide) & (j < call.keys), j, call.keys)
+        k = load_rows(key, call.key, j, call.keys, form)
+        x = products(q, k, call, form) * call.unit - off[:, None]
+        real = j < call.keys
+        if form.KEPT:
+            kept = call.kept.at + batch * call.kept.batch
+            real &= tl.load(kept + j.to(tl.int64) * call.kept.key, mask=real, other=0) != 0
         x += tl.where(real, 0.0, HIDDEN)[None, :]
-        if (lowest - tl.max(tl.where(j < keys, j, 0), 0) < near) | (highest - tl.min(j, 0) > far):
-            x = hide_by_position(x, i + ahead, j, near, far, keys)
-        if PAIRS:
-            at = pairs + i[:, None].to(tl.int64) * pairs_row + j[None, :].to(tl.int64) * pairs_col
-            byte = tl.load(at, mask=exists[:, None] & (j < keys)[None, :], other=0)
-            x = tl.where(byte != 0, x, HIDDEN)
+        if (lowest - tl.max(tl.where(j < call.keys, j, 0), 0) < call.near) | (highest - tl.min(j, 0) > call.far):
+            x = hide_by_position(x, i + call.ahead, j, call)
+        if form.PAIRS:
+            x = hide_pairs_within(x, head_at(call.pairs, batch, head), i, j, call)
         # the largest weight is that of the largest score to base 2 less its row's: one exponential for each piece
         block = tl.max(tl.max(x.reshape([HIGH, PIECE_ROWS, BROAD, PIECE_COLS]), 3), 1)
         # `across` is more than 1 only where a block is one piece wide
@@ -155,61 +116,36 @@ def pool(
     softcap: float | None,
     block: tuple[int, int] | None = None,
 ) -> Tensor:
-    """Max of p over tiles of ceil(queries / shape[0]) x ceil(keys / shape[1]): at most [batch, heads, *shape] float32.
+    """Return the max of p over tiles: at most [batch, heads, *shape] float32.
 
+    A tile has ceil(queries / shape[0]) x ceil(keys / shape[1]) pairs.
     lse [batch, heads, queries] as the forward pass returned it, learned sinks included. block: the rows and columns of
     weights that a program has in hand, powers of two; None for what suits the dtype.
     """
-    batch, heads, queries, width = query.shape
-    keys = key.shape[2]
+    (batch, heads, queries), keys = query.shape[:3], key.shape[2]
     block = block or block_of(query)
-    scoring = Scoring.of(query, key, mask, scale, softcap)
+    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap)
     tall, wide = math.ceil(queries / shape[0]), math.ceil(keys / shape[1])
     rows, cols = math.ceil(queries / tall), math.ceil(keys / wide)
     piece = [min(triton.next_power_of_2(size), most) for size, most in zip((tall, wide), block, strict=True)]
     down, across = math.ceil(tall / piece[0]), math.ceil(wide / piece[1])
-    kept, kept_strides = as_bytes(mask.keys, query, (batch, keys))
-    pairs, pairs_strides = as_bytes(mask.pairs, query, (batch, heads, queries, keys))
     maxima = torch.zeros(batch, heads, rows * down, cols, dtype=torch.float32, device=query.device)
     programs = batch * heads * triton.cdiv(rows * down, block[0] // piece[0])
     pooled_kernel[(programs,)](
-        query,
-        key,
+        call,
         lse.float().contiguous(),
-        kept,
-        pairs,
         maxima,
-        *query.stride(),
-        *key.stride(),
-        *kept_strides,
-        *pairs_strides,
-        queries,
-        keys,
-        heads,
-        heads // key.shape[1],
-        scoring.ahead,
-        scoring.near,
-        scoring.far,
         tall,
         wide,
         down,
         across,
         cols,
-        scoring.slope,
-        scoring.cap,
-        scoring.unit,
-        WIDTH=width,
-        DIMS=padded(width),
+        form,
         ROWS=block[0],
         COLS=block[1],
         PIECE_ROWS=piece[0],
         PIECE_COLS=piece[1],
         STAGES=2,
-        CAPPED=scoring.capped,
-        KEPT=mask.keys is not None,
-        PAIRS=mask.pairs is not None,
-        PRECISION=precision(query),
-        UPCAST=upcast(query),
         num_warps=4,
         num_stages=2,
     )

@@ -12,7 +12,10 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """words [batch or 1, heads or 1, keys] int32, bit s of which is set s; occupied [.., tiles], those in a tile."""
+    """Which sets hold each key: bit s of a word is set s.
+
+    words: [batch or 1, heads or 1, keys] int32. occupied: [.., tiles] int32, the sets with a key in a tile.
+    """
 
     words: Tensor
     occupied: Tensor
@@ -20,7 +23,7 @@ class Members:
 
     @classmethod
     def of(cls, sets: Tensor, cols: int) -> Members:
-        """Of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
+        """Return the members of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
         return cls(_bits(sets), _bits(_held(sets, cols)), sets.shape[2])
 
 
@@ -37,20 +40,20 @@ class Visits:
 
     @classmethod
     def of(cls, sets: Tensor, cols: int) -> Visits:
-        """Of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
+        """Return the members of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
         held = _held(sets, cols)
         order = held.int().argsort(dim=-1, descending=True, stable=True)
         return cls(order.int(), pad(held.int().cumsum(-1), (1, 0)).int())
 
 
 def _held(sets: Tensor, cols: int) -> Tensor:
-    """[.., sets, keys] bool -> [.., sets, tiles], whether a set has a key there."""
+    """Return whether a set has a key in a tile: [.., sets, keys] bool -> [.., sets, tiles]."""
     keys = sets.shape[3]
     tiles = triton.cdiv(keys, cols)
     return pad(sets, (0, tiles * cols - keys)).unflatten(3, (tiles, cols)).any(4)
 
 
 def _bits(sets: Tensor) -> Tensor:
-    """[.., sets, n] bool -> [.., n] int32; set 31 is the sign."""
+    """Return sets as bits: [.., sets, n] bool -> [.., n] int32; set 31 is the sign."""
     power = torch.arange(sets.shape[-2], device=sets.device)
     return (sets.long() << power[:, None]).sum(-2).to(torch.int32)

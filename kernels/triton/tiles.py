@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from probe.kernels.triton.scores import interpreted
+from probe.kernels.triton.call import interpreted
 
 # Rows up to this many are a decode step: too few to fill a device, so programs share their keys.
 FEW_ROWS = 64
@@ -20,9 +20,9 @@ class Tiles:
 
     edge: keys of a tile that carries a mask, at most; a narrower one takes fewer registers.
 
-    slots, run: a row's sums are kept in `slots` parts, between which runs of `run` columns take turns, in as many equal
-    pieces of a tile as there are runs of slots; how depends on which columns of a matrix product a thread has. 1 slot
-    is right everywhere.
+    slots, run: a row's sums are kept in `slots` parts, and a tile in slots / run equal pieces; runs of `run` columns of
+    a piece take turns between its parts. What suits a device depends on which columns of a matrix product a thread
+    has; 1 slot is right everywhere.
 
     settle: whether the sums of a tile must be there before its product with the values (`rows.after`).
     """
@@ -38,19 +38,19 @@ class Tiles:
     settle: bool = False
 
     def narrow(self) -> Tiles:
-        """For sweeps that mask every tile."""
+        """Return the tiles for sweeps that mask every tile."""
         return replace(self, cols=min(self.cols, self.edge))
 
 
 def capability_of(query: Tensor) -> tuple[int, int]:
-    """Compute capability of the query's device; (0, 0) for AMD's, whose shared memory is 64 KiB."""
+    """Return the compute capability of the query's device; (0, 0) for AMD's, whose shared memory is 64 KiB."""
     if not query.is_cuda or torch.version.hip is not None:
         return (0, 0)
     return torch.cuda.get_device_capability(query.device)
 
 
 def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *, sets: int = 0) -> Tiles:
-    """For many rows and so many key sets: up to a width of 128 no registers spill (docs/kernels.md)."""
+    """Return the tiles for more than FEW_ROWS rows; up to a width of 128 no registers spill (docs/kernels.md)."""
     if dtype == torch.float32:
         return Tiles(rows=32, cols=32 if width <= 64 else 16, warps=4, stages=2)
     if width > 128:
@@ -76,7 +76,7 @@ def forward_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int], *
 
 
 def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[int, int]) -> Tiles:
-    """For few rows: the narrowest tile that holds them; `splits` is for `share_keys` to say."""
+    """Return the tiles for few rows, the narrowest that hold them; `share_keys` says `splits`."""
     high = max(16, min(FEW_ROWS, triton.next_power_of_2(rows)))
     if dtype == torch.float32:
         return Tiles(rows=min(high, 32), cols=32 if width <= 64 else 16, warps=4, stages=2)
@@ -84,7 +84,7 @@ def decode_tiles(rows: int, width: int, dtype: torch.dtype, capability: tuple[in
 
 
 def share_keys(query: Tensor, programs: int, tiles: int) -> int:
-    """How many programs share the `tiles` tiles of a row's keys, so that a device has two for each multiprocessor."""
+    """Return how many programs share a row's `tiles` tiles of keys: two programs for each multiprocessor."""
     if interpreted():
         return 1
     processors = torch.cuda.get_device_properties(query.device).multi_processor_count

@@ -10,13 +10,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from probe.kernels.triton.programs import keys_of_program, load_queries, rows_of_program
+from probe.kernels.triton.programs import keys_of_program, open_rows
 from probe.kernels.triton.scores import FLOOR, HIDDEN, hide, load_rows, products
 
 
 @triton.jit
 def keep_best(best, best_key, x, j, LISTED: tl.constexpr):
-    """The lists [rows, LISTED] after the scores x [rows, cols] of keys j: equal scores stay with the lower key."""
+    """Return the lists [rows, LISTED] after the scores x [rows, cols] of keys j; ties go to the lower key."""
     NOWHERE: tl.constexpr = 2147483647
     worst = tl.min(best, 1)
     candidate = tl.max(x, 1)
@@ -38,74 +38,35 @@ def keep_best(best, best_key, x, j, LISTED: tl.constexpr):
 
 @triton.jit
 def top_kernel(
-    query,
-    key,
-    kept,
-    pairs,
+    call,
     after_score,
     after_key,
     out_score,
     out_key,
-    query_batch,
-    query_head,
-    query_row,
-    query_dim,
-    key_batch,
-    key_head,
-    key_row,
-    key_dim,
-    kept_batch,
-    kept_key,
-    pairs_batch,
-    pairs_head,
-    pairs_row,
-    pairs_key,
-    heads,
-    group,
-    pack,
-    queries,
-    keys,
-    ahead,
-    near,
-    far,
-    slope,
-    cap,
-    WIDTH: tl.constexpr,
-    DIMS: tl.constexpr,
+    form: tl.constexpr,
     ROWS: tl.constexpr,
     COLS: tl.constexpr,
     LISTED: tl.constexpr,
     STAGES: tl.constexpr,
     AFTER: tl.constexpr,
-    CAPPED: tl.constexpr,
-    KEPT: tl.constexpr,
-    PAIRS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    UPCAST: tl.constexpr,
 ):
-    """Scores and key columns of the LISTED best of each row, in no order: [batch, heads, queries, LISTED].
+    """Write scores and key columns of the LISTED best of each row, in no order: [batch, heads, queries, LISTED].
 
     Empty slots have a negative column. AFTER: of those alone that come after (after_score, after_key) in the ranking.
     """
-    batch, first_head, block, i, head = rows_of_program(tl.program_id(0), queries, heads, pack, ROWS)
-    own = i + ahead
-    q = load_queries(query, batch, head, i, query_batch, query_head, query_row, query_dim, WIDTH, DIMS, UPCAST)
-    key += batch * key_batch + first_head // group * key_head
-    kept += batch * kept_batch
-    pairs_at = pairs + batch * pairs_batch + head * pairs_head + i.to(tl.int64) * pairs_row
-    place = (batch * heads + head) * queries + i
+    rows = open_rows(call, form, ROWS)
+    place = (rows.batch * call.heads + rows.head) * call.queries + rows.i
     if AFTER:
         bound = tl.load(after_score + place)
         bound_key = tl.load(after_key + place)
     slot = tl.arange(0, LISTED)
     best = tl.full([ROWS, LISTED], FLOOR, tl.float32)
     best_key = tl.zeros([ROWS, LISTED], tl.int32) - 1 - slot[None, :]
-    start, tiles, _, _ = keys_of_program(block, queries, keys, pack, ahead, near, far, ROWS, COLS)
+    start, tiles, _, _ = keys_of_program(rows.block, call, ROWS, COLS)
     for t in tl.range(0, tiles, num_stages=STAGES):
         j = start + t * COLS + tl.arange(0, COLS)
-        k = load_rows(key, key_row, key_dim, j, keys, WIDTH, DIMS, UPCAST)
-        x = products(q, k, slope, cap, CAPPED, PRECISION)
-        x = hide(x, own, j, near, far, keys, kept, kept_key, pairs_at, pairs_key, KEPT, PAIRS)
+        x = products(rows.q, load_rows(rows.key, call.key, j, call.keys, form), call, form)
+        x = hide(x, rows, j, call, form)
         if AFTER:
             later = (x < bound[:, None]) | ((x == bound[:, None]) & (j[None, :] > bound_key[:, None]))
             x = tl.where(later, x, HIDDEN)

@@ -17,9 +17,7 @@ from torch.nn.functional import pad
 
 from probe.errors import ProbeError, UsageError
 from probe.interventions.call import AttentionCall
-from probe.kernels.contract import Band, Request, Statistics
-
-ROW_STATISTICS = ("lse", "entropy", "distance", "windowed_distance", "top_weight", "top_key", "mass", "partial")
+from probe.kernels.contract import ROW_STATISTICS, Band, Request, Statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +257,7 @@ def request_for(
     if isinstance(names, Request):
         return (names if indicator is None else replace(names, sets=indicator)), tuple(sets or ())
     asked = {names} if isinstance(names, str) else set(names)
-    known = {"lse", "entropy", "distance", "windowed_distance", "top", "mass", "partial", "received", "pooled"}
+    known = {field.name for field in fields(Request)} - {"sets"} | {"mass"}
     if unknown := asked - known:
         raise UsageError(f"unknown statistic {sorted(unknown)[0]!r}: choose from {', '.join(sorted(known))}")
     if asked & {"mass", "partial"} and indicator is None:

@@ -105,7 +105,8 @@ def test_every_rule_is_seen_on_both_sides(name):
 def test_a_result_saves_and_loads_to_equality_and_shows_itself(name, tmp_path):
     result = examples(name)[0]
     assert Result.load(result.save(tmp_path / "run")) == result
-    assert len(result.to_df()) and result.figures() and result._repr_html_()
+    drawn = [plots for part in (result, *result.parts().values()) if (plots := part.figures())]
+    assert len(result.to_df()) and drawn and result.plot() and result._repr_html_()
     assert all(isinstance(line, str) and line.strip() for line in result.summary())
     tables = result.tables()
     assert tables

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import probe
-from probe.analyses.heads.catalogue import HeadCatalogue
+from probe.analyses.heads.comparison import Comparison
+from probe.analyses.heads.result import Heads
 from probe.analyses.heads.retrieval import RetrievalHeads
 from probe.app import cli
 from probe.saving.results import Result
@@ -51,28 +53,34 @@ def mistake(arguments, capsys) -> tuple[int, str]:
 
 
 def test_json_holds_every_head_best_first(printed, llama):
-    heads = printed["heads"]
+    assert set(printed) == {"settings", "manifest", "findings", "tables", "scores", "figures"}
+    heads = printed["tables"]["heads"]
     assert len(heads) == 270 and {(head["layer"], head["head"]) for head in heads} == set(llama.heads())
-    scores = [head["scores"]["retrieval"] for head in heads]
-    values = [score["value"] for score in scores]
+    values = [head["retrieval"] for head in heads]
     assert values == sorted(values, reverse=True)
-    assert all(score["low"] <= score["value"] <= score["high"] for score in scores)
+    assert all(head["retrieval_low"] <= head["retrieval"] <= head["retrieval_high"] for head in heads)
     best = heads[0]
     assert (best["layer"], best["head"], best["kv_group"]) == (18, 6, 2) and values[0] >= 0.8
-    assert set(best["scores"]) == {"retrieval", "induction", "previous_token", "duplicate_token", "copying", "sink"}
-    assert printed["accuracy"]["retrieved"] == printed["accuracy"]["asked"] == 2
-    assert printed["model"] == "llama" and printed["manifest"]["model"].endswith("SmolLM2-135M-Instruct")
-    assert printed["validation"] is None
-    assert any("mostly induction heads" in finding for finding in printed["findings"])
+    assert set(printed["scores"]) == {
+        "retrieval", "induction", "previous_token", "duplicate_token", "copying", "sink"
+    }  # fmt: skip
+    assert printed["manifest"]["name"] == "llama" and printed["manifest"]["model"].endswith("SmolLM2-135M-Instruct")
+    assert printed["manifest"]["passes"] > 0 and list(printed["tables"]) == ["heads"]
+    verdicts = {finding["name"]: finding["verdict"] for finding in printed["findings"]}
+    assert verdicts["induction"] == "holds" and verdicts["necessary"] == "not applicable"
 
 
 def test_the_folder_holds_what_was_printed(printed, run):
-    retrieval, table = Result.load(run / "retrieval"), Result.load(run / "catalogue")
-    assert isinstance(retrieval, RetrievalHeads) and isinstance(table, HeadCatalogue)
-    first = printed["heads"][0]
-    assert float(retrieval.score[first["layer"], first["head"]]) == first["scores"]["retrieval"]["value"]
-    assert retrieval.manifest.fingerprint() == printed["manifest"]["fingerprint"]
+    found = Result.load(run)
+    assert isinstance(found, Heads) and isinstance(Result.load(run / "retrieval"), RetrievalHeads)
+    assert found.retrieval is not None and found.validation is None and found.comparison is None
+    accuracy = found.retrieval.accuracy()
+    assert accuracy["retrieved"] == accuracy["asked"] == 2
+    first = printed["tables"]["heads"][0]
+    assert float(found.retrieval.score[first["layer"], first["head"]]) == first["retrieval"]
+    assert found.retrieval.manifest.fingerprint() == printed["manifest"]["fingerprint"]
     assert {path.name for path in (run / "retrieval" / "figures").glob("*.html")} >= {"heads.html", "curve.html"}
+    assert printed["figures"]["retrieval/heads"] == str(run / "retrieval" / "figures" / "heads.html")
 
 
 def test_the_same_command_shows_the_run_without_running_it(printed, run, capsys, monkeypatch):
@@ -89,29 +97,32 @@ def test_people_see_model_folder_table_and_figures(printed, run, capsys):
     assert cli.run([*SMALL, "--out", str(run), "--top", "3", "--layers", "17-18"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
-    assert lines[0].startswith("llama -> SmolLM2-135M-Instruct") and lines[2] == f"run folder: {run}"
-    assert "The model retrieved 2 of 2 needles." in captured.out
+    assert lines[0].startswith("llama -> SmolLM2-135M-Instruct")
+    assert lines[3] == f"run folder: {run}" and "2 needle questions in 300 tokens" in lines[2]
+    assert "The model retrieved 2 of 2 needles." in captured.out and "mostly induction heads" in captured.out
     rows = [line.split() for line in lines if line.startswith("L1")]
     assert rows[0][0] == "L18H6" and len(rows) == 3
     assert all(row[0].startswith(("L17", "L18")) for row in rows)
-    assert "and 15 more heads: --top 18, or --json" in lines
+    assert "and 15 more rows: --top 18, or --json" in lines
     pages = [line.split()[1].rstrip(",") for line in lines if line.startswith("figure: ")]
     assert pages == [f"{run}/retrieval/figures/heads.html", f"{run}/catalogue/figures/maps.html"]
     assert all(Path(page).exists() for page in pages)
-    assert captured.err == ""
+    assert "KV: the key-value head that it reads" in captured.out
 
 
 def test_only_json_on_stdout(printed, run, capsys):
     assert cli.run([*SMALL, "--out", str(run), "--json", "--layers", "18"]) == 0
     captured = capsys.readouterr()
-    assert {head["layer"] for head in json.loads(captured.out)["heads"]} == {18}
-    assert captured.err.startswith("llama -> ") and len(captured.err.splitlines()) == 3
+    assert {head["layer"] for head in json.loads(captured.out)["tables"]["heads"]} == {18}
+    assert captured.err.startswith("llama -> ") and len(captured.err.splitlines()) == 4
 
 
-def test_comparing_a_run_with_itself(printed, run, capsys):
-    assert cli.run([*SMALL, "--out", str(run), "--json", "--quiet", "--compare", str(run)]) == 0
-    compared = json.loads(capsys.readouterr().out)["comparison"]
-    assert compared["pearson"] == pytest.approx(1) and len(compared["shared"]) == 20
+def test_comparing_a_run_with_itself_measures_nothing_again(printed, run, capsys, monkeypatch):
+    monkeypatch.setattr(probe.Model, "recording", None)
+    assert cli.run([*SMALL, "--out", str(run), "--quiet", "--compare", str(run)]) == 0
+    assert "share 20 of their top 20 heads" in capsys.readouterr().out
+    compared = Comparison.load(run / "comparison")
+    assert compared.pearson == pytest.approx(1) and len(compared.shared) == 20
     assert (run / "comparison" / "figures" / "comparison.html").exists()
 
 
@@ -125,8 +136,8 @@ def test_kinds_narrow_the_catalogue(tmp_path, capsys):
     arguments = ["heads", "--kind", "sink", "--kind", "previous-token", "--out", str(tmp_path), "--json", "--quiet"]
     assert cli.run(arguments) == 0
     found = json.loads(capsys.readouterr().out)
-    assert all(set(head["scores"]) == {"previous_token", "sink"} for head in found["heads"])
-    assert found["accuracy"] is None and not (tmp_path / "retrieval").exists()
+    assert set(found["scores"]) == {"previous_token", "sink"}
+    assert found["figures"].keys() == {"catalogue/maps"} and not (tmp_path / "retrieval").exists()
 
 
 def test_own_needles_in_own_text(tmp_path, capsys):
@@ -138,18 +149,25 @@ def test_own_needles_in_own_text(tmp_path, capsys):
     needles.write_text(json.dumps(fact | {"answer": "lantern"}) + "\n")
     arguments = [*SMALL, "--haystack", str(book), "--needles", str(needles), "--kind", "retrieval", "--json", "--quiet"]
     assert cli.run([*arguments, "--out", str(tmp_path / "run")]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["accuracy"]["asked"] == 1 and found["manifest"]["options"]["haystack"] == "book.txt"
-    assert found["manifest"]["options"]["needles"][0][2] == "lantern"
+    assert json.loads(capsys.readouterr().out)["settings"]["haystacks"] == [str(book)]
+    found = RetrievalHeads.load(tmp_path / "run" / "retrieval")
+    assert found.samples["answer"].tolist() == ["lantern"]
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["needles"][0][2] == "lantern" and "haystacks" not in config
+    book.write_text("Another book. " * 400)
+    assert cli.run([*arguments, "--out", str(tmp_path / "run")]) == 2  # the same path, other prose
+    assert "haystack_sha256" in capsys.readouterr().err
 
 
 def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.run([*SMALL, "--dry-run", "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
-    assert estimate["needles"] == 2 and 450 < estimate["tokens"] < 800
-    assert 0 < estimate["needle_seconds"] < estimate["seconds"] < 600 and estimate["validation_seconds"] == 0
-    assert 0.5e9 < estimate["memory"] < 8e9
+    assert estimate["units"] == 5 and 0.5e9 < estimate["memory"] < 8e9
+    needles, others = estimate["parts"]
+    count, tokens = re.fullmatch(r"(\d+) needles, (\d+) tokens to read", needles["part"]).groups()
+    assert count == "2" and 450 < int(tokens) < 800 and others["part"] == "the other scores"
+    assert 0 < needles["seconds"] < estimate["seconds"] < 600
     assert cli.run([*SMALL, "--dry-run"]) == 0
     assert "\n2 needles, " in capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
@@ -161,7 +179,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch, capsys):
         (["--layers", "99"], 2, "--layers: llama has layers 0..29, got 99"),
         (["--lengths", "9000"], 2, "--lengths"),
         (["--max-tokens", "200"], 2, "--max-tokens 200 leaves none of --lengths 300"),
-        (["--depths", "120"], 2, "--depths"),
+        (["--depths", "120"], 2, "--depths: expected 0 to 100, got 120"),
         (["--model", "no-such-folder/"], 1, "no-such-folder"),
         (["--device", "cuda:7"], 1, "got cuda:7"),
     ],
@@ -175,7 +193,7 @@ def test_mistakes_are_one_line(arguments, status, words, tmp_path, monkeypatch, 
 
 def test_comparing_with_nothing_is_one_line(tmp_path, capsys):
     status, line = mistake([*SMALL, "--compare", str(tmp_path)], capsys)
-    assert status == 2 and "--compare: expected a finished run" in line
+    assert status == 2 and "--compare: expected the folder of a finished run" in line
 
 
 def start(folder: Path) -> subprocess.Popen[str]:
@@ -186,8 +204,8 @@ def start(folder: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_samples(folder: Path, process: subprocess.Popen[str], count: int) -> None:
-    path = folder / "retrieval" / "samples.jsonl"
+def wait_for_units(folder: Path, process: subprocess.Popen[str], count: int) -> None:
+    path = folder / "units.jsonl"
     while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
         time.sleep(0.02)
     assert process.poll() is None, f"ended before it could be stopped: {process.communicate()}"
@@ -200,17 +218,17 @@ def test_a_killed_run_continues_to_the_same_numbers(tmp_path):
     assert whole.returncode == 0, errors
     for how, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 3)):
         process = start(tmp_path / "broken")
-        wait_for_samples(tmp_path / "broken", process, count)
+        wait_for_units(tmp_path / "broken", process, count)
         process.send_signal(how)
         _, errors = process.communicate()
         assert process.returncode == status
         if how == signal.SIGINT:
             assert errors.splitlines()[-1].endswith(f"repeat the command to continue from {tmp_path / 'broken'}")
-    kept = (tmp_path / "broken" / "retrieval" / "samples.jsonl").read_bytes()
+    kept = (tmp_path / "broken" / "units.jsonl").read_bytes()
     last = start(tmp_path / "broken")
     output, errors = last.communicate()
     assert last.returncode == 0 and "retrieved 6 of 6 needles" in output, errors
-    assert (tmp_path / "broken" / "retrieval" / "samples.jsonl").read_bytes().startswith(kept)
-    first, second = (RetrievalHeads.load(tmp_path / name / "retrieval") for name in ("whole", "broken"))
+    assert (tmp_path / "broken" / "units.jsonl").read_bytes().startswith(kept)
+    first, second = (Heads.load(tmp_path / name) for name in ("whole", "broken"))
     assert first.differences(second) == []
     assert first.manifest.fingerprint() == second.manifest.fingerprint()

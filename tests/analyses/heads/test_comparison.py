@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import pytest
 import torch
 
 from probe import Head, UsageError
+from probe.analyses import heads
 from probe.analyses.heads import patterns as pattern_heads
-from probe.analyses.heads import sink_scores
-from probe.analyses.heads.catalogue import catalogue
+from probe.analyses.heads.catalogue import HeadCatalogue, catalogue
 from probe.analyses.heads.comparison import Comparison, compare, score_map
-from probe.analyses.heads.patterns import PatternHeads
-from probe.analyses.heads.sink_scores import SinkScores
 from probe.models import Model
+from tests.analyses.heads.examples import MANIFEST
 
 
 @pytest.fixture(scope="module")
-def runs(llama: Model) -> tuple[PatternHeads, PatternHeads]:
+def runs(llama: Model) -> tuple[HeadCatalogue, HeadCatalogue]:
     """Two runs on other random tokens."""
-    return (
-        pattern_heads.run(llama, sequences=2, length=24, seed=0),
-        pattern_heads.run(llama, sequences=2, length=24, seed=1),
-    )
+    found = []
+    for seed in (0, 1):
+        scores = pattern_heads.run(llama, sequences=2, length=24, seed=seed)
+        samples = {pattern: scores.per_sample(pattern) for pattern in pattern_heads.PATTERNS}
+        found.append(catalogue(samples, replace(MANIFEST, name="llama", seed=seed), n_kv_heads=3))
+    return found[0], found[1]
 
 
-def test_two_runs_of_one_model_agree(runs: tuple[PatternHeads, PatternHeads]):
+def test_two_runs_of_one_model_agree(runs: tuple[HeadCatalogue, HeadCatalogue]):
     found = compare(*runs, kind="induction", k=10)
     assert found.pearson > 0.95 and found.low < found.pearson < found.high
     assert len(found.shared) >= 8 and found.expected == pytest.approx(100 / 270) and found.chance < 1e-9
     assert found.shared[0] == Head(18, 6)
-    assert torch.equal(found.a, runs[0].score("induction")) and torch.equal(found.b, runs[1].score("induction"))
+    assert torch.equal(found.a, runs[0].scores["induction"]) and torch.equal(found.b, runs[1].scores["induction"])
     assert found.a_name != found.b_name and found.a_name.startswith("llama (")
-    assert f"share {len(found.shared)} of their top 10 heads (0.4 by chance)" in found.finding
+    assert f"share {len(found.shared)} of their top 10 heads (0.4 by chance)" in found.summary()[0]
 
 
-def test_two_scores_of_other_heads_do_not_agree(runs: tuple[PatternHeads, PatternHeads]):
+def test_two_scores_of_other_heads_do_not_agree(runs: tuple[HeadCatalogue, HeadCatalogue]):
     mixed = compare(runs[0], runs[1], kind="previous_token", k=10)
     assert Head(18, 6) not in mixed.shared and mixed.pearson > 0.95
     assert compare(runs[0], runs[0], kind="induction").pearson == pytest.approx(1)
 
 
-def test_the_table_ranks_every_head_in_both_runs(runs: tuple[PatternHeads, PatternHeads]):
+def test_the_table_ranks_every_head_in_both_runs(runs: tuple[HeadCatalogue, HeadCatalogue]):
     found = compare(*runs, kind="induction", k=10)
     table = found.to_df()
     assert len(table) == 270 and table["a_rank"].tolist() == list(range(1, 271))
@@ -53,29 +53,24 @@ def test_the_table_ranks_every_head_in_both_runs(runs: tuple[PatternHeads, Patte
     assert table["shared"].sum() == len(found.shared)
 
 
-def test_a_saved_comparison_reads_back(runs: tuple[PatternHeads, PatternHeads], tmp_path):
+def test_a_saved_comparison_reads_back(runs: tuple[HeadCatalogue, HeadCatalogue], tmp_path):
     found = compare(*runs, kind="induction", k=10)
     read = Comparison.load(found.save(tmp_path))
     assert read == found and read.manifest.options["b"] == runs[1].manifest.fingerprint()
-    content = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert content["finding"] == found.finding and content["shared"][0] == {"layer": 18, "head": 6}
+    assert found.to_dict()["shared"][0] == {"layer": 18, "head": 6}
 
 
-def test_the_map_of_each_kind_of_result(llama: Model, runs: tuple[PatternHeads, PatternHeads]):
-    sinks: SinkScores = sink_scores.run(llama, samples=1, length=16)
-    assert torch.equal(score_map(sinks, "sink"), sinks.score)
-    heads = catalogue(llama, kinds=["induction"], sequences=2, length=24)
-    assert torch.equal(score_map(heads, "induction"), runs[0].score("induction"))
-    assert compare(heads, runs[0], kind="induction").pearson == pytest.approx(1)
-    with pytest.raises(UsageError, match="expected one of the scores induction, got 'retrieval'"):
-        score_map(heads, "retrieval")
-    with pytest.raises(UsageError, match="expected a pattern among"):
+def test_the_map_of_each_kind_of_result(short_run, runs: tuple[HeadCatalogue, HeadCatalogue]):
+    assert torch.equal(score_map(short_run, "induction"), short_run.catalogue.scores["induction"])
+    assert torch.equal(score_map(short_run.retrieval, "retrieval"), short_run.retrieval.score)
+    assert heads.compare(short_run, short_run.catalogue, kind="retrieval").pearson == pytest.approx(1)
+    with pytest.raises(UsageError, match="scores induction, previous_token, duplicate_token, got 'retrieval'"):
         score_map(runs[0], "retrieval")
-    with pytest.raises(UsageError, match="a score per layer and head, got a Comparison"):
+    with pytest.raises(UsageError, match=r"expected one of the scores \(none\), got 'induction'"):
         score_map(compare(*runs, kind="induction"), "induction")
 
 
-def test_models_of_other_shapes_are_refused(runs: tuple[PatternHeads, PatternHeads]):
-    other = replace(runs[0], induction=torch.rand(1, 2, 4))
+def test_models_of_other_shapes_are_refused(runs: tuple[HeadCatalogue, HeadCatalogue]):
+    other = catalogue({"induction": torch.rand(1, 2, 4)}, MANIFEST, n_kv_heads=2)
     with pytest.raises(UsageError, match="same layers x heads, got 30 x 9 and 2 x 4"):
         compare(runs[0], other, kind="induction")

@@ -133,7 +133,6 @@ def test_a_layer_that_is_not_linear_has_no_scores_and_says_so():
     found = copying.run(model)
     assert found.score[1].isnan().all() and not found.score[0].isnan().any()
     assert len(found.unread) == 1 and found.unread[0].startswith("layer 1: attention is not linear in its input")
-    assert found.to_df()["layer"].tolist() == [0] * 4 + [1] * 4
 
 
 def test_a_model_without_matching_tables_has_no_scores_and_says_so():

@@ -1,47 +1,38 @@
-import time
+from __future__ import annotations
 
-import torch
+from probe.analyses.heads.costs import QUESTION, cost, stretches
+from probe.analyses.heads.needle_runs import Questions
+from probe.analyses.texts.haystacks import language_reference
+from probe.frame.speed import Speed, measure
 
-from probe.analyses.heads import retrieval as retrieval_heads
-from probe.analyses.heads.costs import QUESTION, Speed, estimate, measure, operations
+SPEED = Speed(per_operation=1e-11, per_step=0.03, per_row=0.01)
 
 
-def test_operations_are_two_per_weight_and_token_plus_the_attention(llama):
-    layer = 576 * 576 * 2 + 2 * 576 * 192 + 3 * 576 * 1536  # q and o, k and v, the gated MLP
-    assert operations(llama, 1, 0) == 2 * 30 * layer + 4 * 30 * 9 * 64 * 0.5
-    assert operations(llama, 10, 100) == 10 * 2 * 30 * layer + 4 * 30 * 9 * 64 * 10 * 105
+def questions(**changes):
+    return Questions(**{"haystack": language_reference(), "lengths": (300,), "depths": (10, 50, 90), **changes})
 
 
 def test_tokens_count_shared_prose_once(llama):
-    plan = retrieval_heads.options(lengths=(300,), depths=(10, 90), samples=2)
-    cost = estimate(llama, plan=plan, kinds=())
-    assert cost.needles == 8
-    assert cost.tokens == 2 * (270 + 2 * (270 + QUESTION) + 2 * (30 + QUESTION))
-    assert cost.score_seconds == cost.validation_seconds == 0
+    asked = questions(depths=(10, 90), samples=2)
+    tokens = 2 * (270 + 2 * (270 + QUESTION) + 2 * (30 + QUESTION))
+    assert sum(new for new, _ in stretches(asked)) == tokens
+    estimate = cost(llama, SPEED, questions=asked, kinds=())
+    assert [name for name, _ in estimate.parts] == [f"8 needles, {tokens:,} tokens to read"]
 
 
-def test_the_needle_estimate_is_of_the_right_order(llama):
+def test_the_estimate_is_of_the_right_order(llama, short_run):
     """Within five times: the machine may be busier in one of the two measurements."""
-    plan = retrieval_heads.options(lengths=(300,), depths=(50,))
-    expected = estimate(llama, plan=plan, kinds=()).needle_seconds
-    start = time.perf_counter()
-    retrieval_heads.run(llama, lengths=(300,), depths=(50,))
-    assert expected / 5 < time.perf_counter() - start < expected * 5
+    estimate = cost(llama, measure(llama), questions=questions(), kinds=("induction",))
+    assert estimate.seconds / 5 < short_run.manifest.measuring < estimate.seconds * 5
+    assert short_run.manifest.passes is not None and estimate.passes is not None
+    assert estimate.passes / 5 < short_run.manifest.passes < estimate.passes * 5
 
 
 def test_every_part_that_is_asked_for_costs_something(llama):
-    speed = Speed(per_operation=1e-11, per_step=0.03, per_row=0.01)
-    bare = estimate(llama, plan=None, kinds=(), speed=speed)
-    assert bare.needles == bare.tokens == bare.seconds == 0
+    bare = cost(llama, SPEED, questions=None, kinds=())
+    assert bare.parts == () and bare.seconds == bare.plain == 0 and bare.passes is None
     for kind in ("induction", "copying", "sink"):
-        assert estimate(llama, plan=None, kinds=(kind,), speed=speed).score_seconds > 0
-    few, many = (estimate(llama, plan=None, kinds=(), conditions=count, speed=speed) for count in (7, 25))
-    assert many.validation_seconds > 1.5 * few.validation_seconds > 0
+        assert cost(llama, SPEED, questions=None, kinds=(kind,)).seconds > 0
+    few, many = (cost(llama, SPEED, questions=None, kinds=(), conditions=count) for count in (7, 25))
+    assert many.seconds > 1.5 * few.seconds > 0 and many.plain == few.plain > 0
     assert many.memory > bare.memory + 15 * 2 * 30 * 3 * 64 * 384 * 4  # a cache for each row
-
-
-def test_measuring_leaves_no_trace(llama):
-    before = torch.get_rng_state()
-    speed = measure(llama)
-    assert speed.per_operation > 0 and speed.per_step > 0 and speed.per_row >= 0
-    assert torch.equal(torch.get_rng_state(), before)

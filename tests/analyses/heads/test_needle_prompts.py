@@ -184,14 +184,14 @@ def test_a_plain_prompt_follows_the_tokenizers_bos(trained):
 
 
 def test_a_model_without_a_template_is_told_the_option(trained):
-    with pytest.raises(UsageError, match="no chat template: use --prompt plain"):
+    with pytest.raises(UsageError, match="no chat template: use --prompt-style plain"):
         ask(trained["trimming"], "context", "question?", style="chat")
 
 
 def test_a_template_that_rewrites_the_text_is_refused(smollm):
     tokenizer = AutoTokenizer.from_pretrained(smollm.tokenizer.name_or_path)
     tokenizer.chat_template = "{{ messages[0]['content'] | upper }}"
-    with pytest.raises(UsageError, match="rewrites the user's text: use --prompt plain"):
+    with pytest.raises(UsageError, match="rewrites the user's text: use --prompt-style plain"):
         ask(Reader(tokenizer), "context", "question?", style="chat")
 
 

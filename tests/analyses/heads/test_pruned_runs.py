@@ -30,9 +30,10 @@ def question(llama):
 def answers(model, ids, *, phase, rows=None, batch_size=16):
     rows = ROWS if rows is None else rows
     cache = model.prefill(ids[:-1]) if phase == "decode" else None
-    return decode_pruned(
+    written = decode_pruned(
         model, ids, rows, phase=phase, cache=cache, max_new_tokens=12, stop=stopper(model), batch_size=batch_size
     )
+    return [model.tokenizer.decode(emitted, skip_special_tokens=True) for emitted in written]
 
 
 @pytest.mark.parametrize("phase", ["decode", "all"])

@@ -6,25 +6,33 @@ import pandas as pd
 import pytest
 import torch
 
+from probe.analyses import heads
 from probe.analyses.heads.needles import Needle
-from probe.analyses.heads.retrieval import RetrievalHeads, is_stable, options, run, run_config
+from probe.analyses.heads.result import Heads
+from probe.analyses.heads.retrieval import RetrievalHeads, is_stable, retrieval_heads
 from probe.errors import ProbeError, UsageError
+from probe.frame.analysis import Facts
 from probe.heads import Head
-from probe.saving.old_runs import RunFolder
 from probe.saving.results import Result
+from probe.saving.runs import RunFolder, read_prompts
+from tests.analyses.heads.conftest import SHORT
 
 TOP_FIVE = {Head(18, 6), Head(17, 3), Head(17, 4), Head(18, 7), Head(23, 2)}
-SMALL = {"lengths": (300,), "depths": (10, 50, 90)}
 
 
 @pytest.fixture(scope="module")
-def measured(llama, tmp_path_factory):
+def measured(short_run, short_folder):
     """Six needles in 300 tokens on the packaged model, and the folder of the run."""
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    calls = []
-    result = run(llama, **SMALL, out=folder, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 6) for done in range(1, 7)]
-    return result, folder
+    return short_run.retrieval, short_folder
+
+
+@pytest.fixture(scope="module")
+def samples(short_run, short_folder):
+    """The records of the six needles."""
+    config = json.loads((short_folder / "config.json").read_text())
+    with RunFolder(short_folder, {name: value for name, value in config.items() if name != "schema"}) as folder:
+        records = folder.records()
+    return [records[f"needle {index}"] for index in range(6)]
 
 
 def test_six_needles_find_the_known_heads_of_smollm(measured):
@@ -60,64 +68,61 @@ def test_the_table_is_best_first_and_complete(measured, llama):
 
 def test_the_result_survives_its_folder(measured):
     found, folder = measured
-    again = Result.load(folder)
+    again = Result.load(folder / "retrieval")
     assert isinstance(again, RetrievalHeads)
     assert again == found
     assert again.manifest.fingerprint() == found.manifest.fingerprint()
-    pages = {page.stem for page in (folder / "figures").glob("*.html")}
+    whole = Result.load(folder)
+    assert isinstance(whole, Heads) and whole.retrieval == found and whole.manifest.bos is False
+    pages = {page.stem for page in (folder / "retrieval" / "figures").glob("*.html")}
     assert pages == {"heads", "curve", "accuracy", "families"}
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_a_finished_run_is_read_not_repeated(measured, llama):
-    found, folder = measured
+def test_a_finished_run_is_read_not_repeated(short_run, short_folder, llama):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(llama, "greedy", lambda *_, **__: pytest.fail("the model ran"))
-        assert run(llama, **SMALL, out=folder) == found
+        assert heads.run(llama, **SHORT, out=short_folder) == short_run
 
 
-def test_an_interrupted_run_continues_to_the_same_numbers(measured, llama, tmp_path):
-    found, _ = measured
-
-    def interrupt(done, total):
-        if done in (1, 4):
-            raise KeyboardInterrupt
-
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(llama, **SMALL, out=tmp_path / "run", progress=interrupt)
-    torn = (tmp_path / "run" / "samples.jsonl").read_bytes()[:-40]
-    (tmp_path / "run" / "samples.jsonl").write_bytes(torn)
-    assert run(llama, **SMALL, out=tmp_path / "run") == found
+def test_an_interrupted_run_continues_to_the_same_numbers(short_run, short_folder, llama, tmp_path):
+    """Three of six needles are kept, and the fourth was cut off while it was written."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((short_folder / "config.json").read_bytes())
+    lines = (short_folder / "units.jsonl").read_bytes().splitlines(keepends=True)
+    (folder / "units.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:-40])
+    calls = []
+    found = heads.run(llama, **SHORT, out=folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 7) for done in range(4, 8)] and found.differences(short_run) == []
+    assert found.retrieval is not None
+    assert found.retrieval.manifest.fingerprint() == short_run.retrieval.manifest.fingerprint()
 
 
 def test_a_folder_of_another_run_is_refused(measured, llama):
     _, folder = measured
     with pytest.raises(UsageError, match=r"made with other options .*lengths"):
-        run(llama, lengths=(400,), depths=SMALL["depths"], out=folder)
+        heads.run(llama, **{**SHORT, "lengths": (400,)}, out=folder)
 
 
-def test_an_open_run_folder_serves_too(measured, llama, tmp_path):
+def test_the_folder_keeps_the_prompts_as_they_were_read(measured, llama):
     found, folder = measured
-    config = run_config(llama, options(**SMALL))
-    with RunFolder(tmp_path / "copy", config) as copy:
-        with RunFolder(folder, config) as original:
-            for sample in original.samples():
-                copy.append(sample)
-        assert run(llama, **SMALL, out=copy) == found
+    prompts = {prompt["hash"]: prompt for prompt in read_prompts(folder)}
+    for sample in found.samples.to_dict("records"):
+        text = prompts[sample["prompt"]]["text"]
+        assert sample["needle"] in text and sample["question"] in text
+        assert prompts[sample["prompt"]]["ids"] == llama.tokens(text, bos=False).ids.tolist()
 
 
 @pytest.mark.parametrize(("variant", "factor"), [("set", 1), ("per_step", 2)])
-def test_only_per_step_counts_an_answer_said_twice_twice(measured, llama, tmp_path, variant, factor):
-    found, folder = measured
-    with RunFolder(tmp_path / variant, run_config(llama, options(**SMALL), score=variant)) as copy:
-        with RunFolder(folder, run_config(llama, options(**SMALL))) as original:
-            for sample in original.samples():
-                steps, again = len(sample["emitted"]), [[step, *head] for step, *head in sample["copied"]]
-                sample["emitted"] = sample["emitted"] * 2
-                sample["copied"] = again + [[step + steps, *head] for step, *head in again]
-                copy.append(sample)
-        twice = run(llama, **SMALL, score=variant, out=copy)
+def test_only_per_step_counts_an_answer_said_twice_twice(measured, samples, llama, variant, factor):
+    found, _ = measured
+    said_twice = []
+    for sample in samples:
+        steps, again = len(sample["emitted"]), [[step, *head] for step, *head in sample["copied"]]
+        copied = again + [[step + steps, *head] for step, *head in again]
+        said_twice.append({**sample, "emitted": sample["emitted"] * 2, "copied": copied})
+    twice = retrieval_heads(said_twice, Facts.of(llama), found.manifest, variant=variant)
     assert twice.variant == variant
     torch.testing.assert_close(twice.score, factor * found.score)
 
@@ -125,7 +130,7 @@ def test_only_per_step_counts_an_answer_said_twice_twice(measured, llama, tmp_pa
 def test_own_needles_are_asked(llama):
     own = Needle("The password of the old gate is marble lantern.", "What is the password of the old gate?",
                  "marble lantern", "custom")  # fmt: skip
-    found = run(llama, lengths=(200,), depths=(50,), needles=[own])
+    found = heads.run(llama, kinds=("retrieval",), lengths=(200,), depths=(50,), own_needles=[own]).retrieval
     assert found.samples["answer"].tolist() == ["marble lantern"]
     assert found.score[18, 6] == 1.0
     assert found.low.isnan().all()  # one needle has no interval
@@ -135,13 +140,8 @@ def test_own_needles_are_asked(llama):
 def test_a_model_that_retrieves_nothing_is_an_error_not_zeros(llama):
     riddle = Needle("Zxq vbn is qwpo.", "What color is the sky?", "qwpo", "custom")
     with pytest.raises(ProbeError, match=r"retrieved none of 1 needles.*expected 'qwpo', got") as error:
-        run(llama, lengths=(100,), depths=(50,), needles=[riddle], max_new_tokens=4)
+        heads.run(llama, lengths=(100,), depths=(50,), own_needles=[riddle], max_new_tokens=4)
     assert "\n" not in str(error.value)
-
-
-def test_unknown_scores_are_refused(llama):
-    with pytest.raises(UsageError, match="--score: expected set or per_step, got 'mean'"):
-        run(llama, score="mean")  # type: ignore[arg-type]
 
 
 def test_a_list_is_stable_once_its_top_no_longer_changes():
@@ -156,28 +156,21 @@ def test_a_list_is_stable_once_its_top_no_longer_changes():
     assert is_stable(late)
 
 
-def test_a_stable_list_ends_the_run_early(measured, llama, tmp_path):
-    """The samples of the finished run, many times over, stand in for a long run whose list has settled."""
-    _, folder = measured
-    longer = {"lengths": (300,), "depths": (10, 50, 90), "samples": 4}
-    with RunFolder(tmp_path / "stable", run_config(llama, options(**longer), until_stable=True)) as copy:
-        with RunFolder(folder, run_config(llama, options(**SMALL))) as original:
-            for _ in range(2):
-                for sample in original.samples():
-                    copy.append(sample)
-        found = run(llama, **longer, until_stable=True, out=copy)
-    assert found.stopped_early
-    assert len(found.samples) == 12 < len(options(**longer))
+def test_a_run_that_stopped_early_says_so(measured, samples, llama):
+    """The needles of the finished run, twice over, stand in for a long run whose ranking has settled."""
+    found = retrieval_heads(samples * 2, Facts.of(llama), measured[0].manifest, variant="set", stopped_early=True)
+    assert found.stopped_early and len(found.samples) == 12
+    assert "the 20 best heads no longer changed" in found.summary()[0]
 
 
 def test_the_map_shows_every_head_at_its_place(measured):
     found, _ = measured
-    heads = found.plot()
-    cells = heads.data[0]
+    drawn = found.plot()
+    cells = drawn.data[0]
     assert [list(row) for row in cells.z] == found.score.T.tolist()
     assert cells.customdata[6][18].startswith("<b>L18H6</b>")
-    assert "L18H6" in heads.layout.title.text
-    marked = {(note.x, note.y) for note in heads.layout.annotations}
+    assert "L18H6" in drawn.layout.title.text
+    marked = {(note.x, note.y) for note in drawn.layout.annotations}
     assert marked == set(found.retrieval_heads())
 
 

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
-import json
-
 import pandas as pd
 import pytest
 import torch
 
+from probe.analyses.heads.needle_runs import Reader
 from probe.analyses.heads.pruning_conditions import Condition, Conditions
-from probe.analyses.heads.validation import _details, _summary, validate
+from probe.analyses.heads.validation import Validation, _details, _summary, ranking, validate
+from probe.analyses.heads.validation_samples import Check, held_out
 from probe.analyses.texts.closed_book import FACTS, Fact
 from probe.errors import UsageError
+from probe.frame.analysis import Facts
+from probe.frame.tables import Table
 from probe.heads import Head
 from probe.saving.results import Result
+from tests.analyses.heads.examples import MANIFEST
 
 # the ten best heads of SmolLM2-135M-Instruct, from a run with the default options
 TOP_TEN = [
@@ -24,10 +27,12 @@ SMALL = {
 
 
 @pytest.fixture(scope="module")
-def checked(llama, tmp_path_factory):
-    """Six held-out needles, twenty facts and three passages under seven prunings, and the folder of the run."""
-    folder = tmp_path_factory.mktemp("validation") / "run"
-    return validate(llama, TOP_TEN, **SMALL, out=folder), folder
+def checked(llama):
+    """Six held-out needles, twenty facts and three passages under seven prunings."""
+    calls = []
+    found = validate(llama, TOP_TEN, **SMALL, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 29) for done in range(1, 30)]
+    return found
 
 
 def test_an_answer_must_be_a_whole_word():
@@ -40,7 +45,7 @@ def test_an_answer_must_be_a_whole_word():
 
 @pytest.mark.slow
 def test_without_its_retrieval_heads_the_model_stops_retrieving(checked):
-    found, _ = checked
+    found = checked
     assert found.value("needles", "none") == 1.0
     assert found.value("needles", "top", 5, "zero") <= 0.2
     assert found.value("needles", "top", 10, "zero") == 0.0
@@ -49,7 +54,7 @@ def test_without_its_retrieval_heads_the_model_stops_retrieving(checked):
 
 @pytest.mark.slow
 def test_without_them_it_goes_on_answering_from_its_weights(checked):
-    found, _ = checked
+    found = checked
     base = found.value("closed book", "none")
     assert base >= 0.6
     assert found.value("closed book", "top", 10, "zero") >= base - 0.1
@@ -58,7 +63,7 @@ def test_without_them_it_goes_on_answering_from_its_weights(checked):
 
 @pytest.mark.slow
 def test_details_say_what_was_pruned_and_written(checked):
-    found, _ = checked
+    found = checked
     details = found.details
     assert len(details) == (6 + 20 + 3) * 7
     top = details[(details["group"] == "top") & (details["k"] == 10)]
@@ -72,25 +77,25 @@ def test_details_say_what_was_pruned_and_written(checked):
 
 
 @pytest.mark.slow
-def test_the_check_survives_its_folder_and_continues(checked, llama, tmp_path):
-    found, folder = checked
-    assert Result.load(folder) == found
-    lines = (folder / "samples.jsonl").read_bytes().splitlines()
-    copy = tmp_path / "copy"
-    copy.mkdir()
-    (copy / "config.json").write_bytes((folder / "config.json").read_bytes())
-    (copy / "samples.jsonl").write_bytes(b"\n".join([*lines[:5], lines[5][:99]]))  # killed while writing the sixth
-    counted = []
-    with pytest.raises(KeyboardInterrupt):
+def test_the_claims_of_the_paper_hold(checked):
+    verdicts = {finding.name: finding.verdict for finding in checked.findings()}
+    assert verdicts == {"necessary": "holds", "specific": "holds", "official mask": "not applicable"}
 
-        def interrupt(done, total):
-            counted.append((done, total))
-            raise KeyboardInterrupt
 
-        validate(llama, TOP_TEN, **SMALL, out=copy, progress=interrupt)
-    assert counted == [(6, 29)]
-    again = (copy / "samples.jsonl").read_bytes().splitlines()
-    assert [json.loads(line)["sample"] for line in again] == [json.loads(line)["sample"] for line in lines[:6]]
+@pytest.mark.slow
+def test_a_sample_does_not_depend_on_those_before_it_and_the_result_survives_its_folder(checked, llama, tmp_path):
+    assert Result.load(checked.save(tmp_path)) == checked
+    asked = held_out(lengths=(300,), depths=(20, 50, 80))
+    conditions = Conditions(ranking(TOP_TEN, Facts.of(llama)), (5, 10), ("zero",), seed=1)
+    check = Check(questions=asked, conditions=conditions, phase="decode", passages=3, passage_tokens=96)
+    for name in ("needle 5", "fact 3", "passage 2"):
+        measured = check.measure(llama, Reader(asked), name)
+        rows = checked.details[checked.details["sample"] == name]
+        assert measured.data["values"] == rows["value"].tolist()
+        assert measured.data["generated"] == rows["generated"].tolist()
+        assert [" ".join(heads) for heads in measured.data["heads"]] == rows["heads"].tolist()
+        unpruned = llama.tokenizer.encode(rows["generated"].iloc[0])
+        assert measured.prompts[0].written == 0 if name == "passage 2" else measured.prompts[0].written >= len(unpruned)
 
 
 def by_hand(values: dict[Condition, list[float]], task: str) -> pd.DataFrame:
@@ -151,3 +156,36 @@ def test_scores_of_another_model_are_refused(llama):
         validate(llama, torch.rand(12, 12))
     with pytest.raises(UsageError, match="got L40H0"):
         validate(llama, [Head(40, 0)])
+
+
+def cells(table: Table) -> list[list[str]]:
+    return [[column.cell(row) for column in table.columns] for row in table.rows.to_dict("records")]
+
+
+@pytest.mark.parametrize("phase, words", [("decode", "while answering"), ("all", "while reading and answering")])
+def test_every_condition_stands_in_its_place(phase, words):
+    """With k = 5 and zero output only; a cell's value is its place in the table, over ten."""
+    rows, place = [], 0
+    for task in ("needles", "closed book", "prose"):
+        for group in ("none", "top", "random", "same layers"):
+            k, fill = (0, None) if group == "none" else (5, "zero")
+            low, high = (place - 1) / 10, (place + 1) / 10
+            row = {"task": task, "group": group, "k": k, "fill": fill, "value": place / 10, "low": low, "high": high}
+            rows.append(row | {"rise": 0.0, "rise_low": 0.0, "rise_high": 0.0, "samples": 3, "heads": float(k)})
+            place += 1
+    found = Validation(
+        manifest=MANIFEST, conditions=pd.DataFrame(rows), details=pd.DataFrame({"generated": ["42"]}),
+        ranked=(Head(1, 2),), ks=(5,), fills=("zero",), phase=phase,
+    )  # fmt: skip
+    tables = found.tables()
+    assert tables["needles"].title == f"Held-out needles answered, heads pruned {words}:"
+    assert [column.header for column in tables["needles"].columns] == ["heads", "fill", "top", "random", "same layers"]
+    assert cells(tables["needles"]) == [
+        ["none", "", ".00 [-.10, .10]", "", ""],
+        ["5", "zero", ".10 [.00, .20]", ".20 [.10, .30]", ".30 [.20, .40]"],
+    ]
+    assert tables["closed book"].title.startswith("Closed-book")
+    assert cells(tables["closed book"])[1][2].startswith(".50")
+    assert tables["prose"].title == "Loss on prose in nats per token, heads pruned everywhere:"
+    assert cells(tables["prose"])[1][2:] == [".90 [.80, 1.00]", "1.00 [.90, 1.10]", "1.10 [1.00, 1.20]"]
+    assert tables["prose"].rows["top rise"].tolist() == [0.0, 0.0] and "top rise" not in tables["needles"].rows

@@ -68,21 +68,6 @@ def test_the_longest_beginning_decides(opcode, pipe):
     assert Instruction(opcode, "", "").pipe == pipe
 
 
-@pytest.mark.parametrize(
-    ("instruction", "size"),
-    [
-        (Instruction("LDSM", ".16.MT88.4", ""), 512),
-        (Instruction("LDSM", ".16.M88", ""), 128),
-        (Instruction("LDS", ".64", ""), 256),
-        (Instruction("STS", "", ""), 128),
-        (Instruction("LDGSTS", ".E.BYPASS.128", ""), 512),
-        (Instruction("LDG", ".E.128", ""), 0),
-    ],
-)
-def test_bytes_of_shared_memory_that_a_warp_moves(instruction, size):
-    assert instruction.shared_bytes == size
-
-
 def test_a_product_shows_its_multiply_adds_where_the_instruction_has_its_shape():
     assert Instruction("HMMA", ".16816.F32", "").multiplies == 2048
     assert Instruction("HMMA", ".1688.F32.TF32", "").multiplies == 1024

@@ -18,7 +18,7 @@ from probe.kernels.triton import attention as in_triton
 from tests.kernels.cases import cases, everything, thorough
 
 pytest.importorskip("triton")
-from probe.kernels.triton.scores import reachable
+from probe.kernels.triton.call import reachable
 from probe.kernels.triton.tiles import Tiles
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
