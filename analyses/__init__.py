@@ -11,6 +11,8 @@ from typing import Any
 
 TABLE: dict[str, str] = {
     "heads": "probe.analyses.heads.analysis:HeadAnalysis",
+    "intervene act": "probe.analyses.act.analysis:ActAnalysis",
+    "sinks": "probe.analyses.sinks.analysis:SinkAnalysis",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 

@@ -1,4 +1,4 @@
-"""Text classification by next-token scores: prompts whose last token a label follows, and how well a model does.
+"""Text classification by next-token scores: prompts that a label follows, and how well a model chooses it.
 
 A label's score is the log-probability of the last of its tokens at the end of the prompt, over the labels only (Yu et
 al. 2024, released code: the argmax over the last token of each label).
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from probe.analyses.act import sentiment_texts
+from probe.analyses.measures.intervals import bootstrap_mean
 from probe.errors import UsageError
 
 if TYPE_CHECKING:
     from probe.models import Model
 
-# the words of the paper's own prompt for SST-2 (its released code), without the blank at the end, which is the label's
+# the words of the paper's prompt for SST-2 (its released code), without the blank at the end, which is the label's
 PROMPT = (
     "Classify the sentiment of the user's message into one of the following categories:'positive' or 'negative'.\n\n"
     "Sentence: {text}\nSentiment:"
@@ -39,7 +40,7 @@ class Example:
 
 
 def sentiment() -> list[Example]:
-    """The built-in two-way sentiment task: 24 reviews to calibrate on, 36 to test on, 40 hard ones."""
+    """Return the built-in two-way sentiment task: 24 reviews to calibrate on, 36 to test on, 40 hard ones."""
     texts = {
         "calibration": sentiment_texts.CALIBRATION,
         "test": sentiment_texts.TEST,
@@ -54,7 +55,7 @@ def sentiment() -> list[Example]:
 
 
 def read(path: Path) -> list[Example]:
-    """Examples of a JSON-lines file with "prompt", "labels", "answer" (a label) and "split". Raises UsageError."""
+    """Read examples from JSON lines of "prompt", "labels", "answer" (a label) and "split". Raises UsageError."""
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         if not line.strip():
@@ -73,7 +74,7 @@ def read(path: Path) -> list[Example]:
 
 
 def check(examples: Sequence[Example], name: str) -> None:
-    """Raises UsageError unless there is something to calibrate on and something to test on, with the same labels."""
+    """Raise UsageError unless there are a calibration split and another one, with the same labels throughout."""
     splits = {example.split for example in examples}
     if "calibration" not in splits or len(splits) < 2:
         raise UsageError(
@@ -86,7 +87,7 @@ def check(examples: Sequence[Example], name: str) -> None:
 
 
 class Scorer:
-    """A model's label scores for examples, in batches of prompts of one length, which need no padding."""
+    """Scores the labels of examples with a model, in batches of prompts of one length, which need no padding."""
 
     def __init__(self, model: Model, examples: Sequence[Example], *, batch_size: int = 16) -> None:
         self._model, self.examples = model, tuple(examples)
@@ -105,11 +106,11 @@ class Scorer:
 
     @property
     def answers(self) -> Tensor:
-        """Index of the right label of each example, [examples]."""
+        """Return the index of the right label of each example, [examples]."""
         return torch.tensor([example.answer for example in self.examples])
 
     def scores(self) -> Tensor:
-        """Log-probabilities over the labels, [examples, labels] float64."""
+        """Return log-probabilities over the labels, [examples, labels] float64."""
         found = torch.empty(len(self.examples), self._labels.shape[1], dtype=torch.float64)
         with torch.no_grad():
             for places, scores in self.batches():
@@ -117,7 +118,7 @@ class Scorer:
         return found
 
     def batches(self) -> Iterator[tuple[list[int], Tensor]]:
-        """Which examples, and their scores [batch, labels] float64, with gradients where they are enabled."""
+        """Yield places of examples and their scores [batch, labels] float64, with gradients where these are enabled."""
         for places in self._batches:
             ids = torch.stack([self.tokens[place].ids for place in places])
             logits = self._model.logits(ids, logits_to_keep=1)[:, -1]
@@ -125,20 +126,34 @@ class Scorer:
             yield places, logits.gather(1, labels).double().log_softmax(-1)
 
 
+def measures(scores: Tensor, answers: Tensor) -> dict[str, float]:
+    """Return how good label scores are: accuracy, nll in nats with its bootstrap interval over examples, auc, n."""
+    each = losses(scores, answers)
+    low, high = bootstrap_mean(each)
+    return {
+        "accuracy": accuracy(scores, answers),
+        "nll": float(each.mean()),
+        "nll_low": float(low),
+        "nll_high": float(high),
+        "auc": area_under_curve(scores, answers),
+        "n": len(answers),
+    }
+
+
 def accuracy(scores: Tensor, answers: Tensor) -> float:
-    """Share of examples whose best label is right: [examples, labels], [examples] -> 0 to 1."""
+    """Return the share of examples whose best label is right: [examples, labels], [examples] -> 0 to 1."""
     return float((scores.argmax(-1) == answers).double().mean())
 
 
 def losses(scores: Tensor, answers: Tensor) -> Tensor:
-    """Negative log-likelihood of the right label, in nats: [examples]."""
+    """Return the negative log-likelihood of the right label in nats, [examples]."""
     return -scores.log_softmax(-1).gather(-1, answers[:, None])[:, 0]
 
 
 def area_under_curve(scores: Tensor, answers: Tensor) -> float:
-    """ROC AUC of one label's log-odds against the others', averaged over labels; 0.5 is chance, NaN with one class.
+    """Return the ROC AUC of a label's log-odds against the others', mean over labels; 0.5 is chance, one class NaN.
 
-    With two labels a constant added to a label's scores leaves it as it is, and so does a shift of the label prior.
+    With two labels, a constant added to the scores of a label does not change it: neither does a shift of the prior.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -152,9 +167,9 @@ def area_under_curve(scores: Tensor, answers: Tensor) -> float:
 
 
 def fitted_bias(scores: Tensor, answers: Tensor) -> Tensor:
-    """The constants that, added to the label scores, minimise their mean loss: [labels] float64, the first 0.
+    """Return the constants that, added to the label scores, minimise their mean loss: [labels] float64, the first 0.
 
-    Logistic regression on the scores with slope one: what a shift of the label prior alone can do.
+    This is logistic regression on the scores with slope one, and what a shift of the label prior alone can do.
     """
     bias = torch.zeros(scores.shape[1] - 1, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([bias], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")

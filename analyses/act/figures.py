@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from probe.analyses.act.conditions import CALIBRATION, ORDER
 from probe.figures.plot import Plot
 from probe.figures.style import BLUE, GREEN, MUTED, ORANGE, decimal
 
@@ -18,9 +19,6 @@ MEASURES = {"nll": "loss, nats (less is better)", "accuracy": "accuracy", "auc":
 
 def condition_bars(found: Calibration) -> Plot:
     """Draw a row of points for each condition, a column for each measure, a colour for each split."""
-    from probe.analyses.act import result as act
-
-    order = [act.NONE, act.BIAS, act.BEST, act.BEST_BIAS, act.RANDOM, act.ALL, act.WORST]
     figure = make_subplots(cols=len(MEASURES), shared_yaxes=True, subplot_titles=list(MEASURES.values()))
     splits = list(found.conditions["split"].unique())
     for split, colour in zip(splits, (MUTED, BLUE, ORANGE, GREEN) * len(splits), strict=False):
@@ -39,19 +37,19 @@ def condition_bars(found: Calibration) -> Plot:
                 row=1,
                 col=column,
             )
-    figure.update_yaxes(categoryorder="array", categoryarray=order[::-1])
-    tested = next(split for split in splits if split != "calibration")
+    figure.update_yaxes(categoryorder="array", categoryarray=ORDER[::-1])
+    tested = next(split for split in splits if split != CALIBRATION)
     share = found.explained(tested)
-    headline = f"Calibrating sinks in {found.k} heads does not lower the loss ({tested} split)"
+    headline = f"Calibrating sinks in {found.k} heads does not lower the loss beyond its error ({tested} split)"
     if share is not None:
         headline = f"A label bias alone explains {share:.0%} of what calibrating {found.k} heads gains ({tested} split)"
     return Plot(
         figure,
         headline=headline,
-        reading=f"{found.manifest.name}, preset {found.preset}. Each random draw of heads is a point of its own.",
+        reading=f"{found.manifest.name}, variant {found.variant}. Each random draw of heads is a point of its own.",
         width=780,
         height=260,
-        lines=2 * len(order),
+        lines=2 * len(ORDER),
     )
 
 

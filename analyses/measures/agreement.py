@@ -1,4 +1,4 @@
-"""How far two score maps agree, head by head: correlations, and shared top heads against chance."""
+"""How far do two score maps agree, head by head? Correlations, and shared top heads beside chance, tell."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probe.errors import UsageError
+from probe.frame.findings import Estimate
 from probe.heads import Head
 
 
@@ -30,7 +31,7 @@ class Correlation:
 class SharedTop:
     """The heads among the top k of both maps, best in the first map first.
 
-    expected: how many two random lists share. chance: the probability that they share at least as many.
+    expected: how many two random lists share. chance: the probability that two random lists share this number or more.
     """
 
     heads: tuple[Head, ...]
@@ -40,7 +41,7 @@ class SharedTop:
 
 
 def correlate(a: Tensor, b: Tensor, *, draws: int = 2000, seed: int = 0) -> Correlation:
-    """Correlation of two maps [layers, heads] over the heads that have both scores (NaN is none)."""
+    """Return the correlation of two maps [layers, heads] over the heads that have both scores (NaN is none)."""
     x, y = _both(a, b)
     if len(x) < 3:
         return Correlation(*[torch.nan] * 4, heads=len(x))
@@ -55,27 +56,40 @@ def correlate(a: Tensor, b: Tensor, *, draws: int = 2000, seed: int = 0) -> Corr
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
-    """Pearson's r over the last axis: [..., n], [..., n] -> [...], NaN where either does not vary."""
+    """Return Pearson's r over the last axis: [..., n], [..., n] -> [...], NaN where either does not vary."""
     x, y = x - x.mean(-1, keepdim=True), y - y.mean(-1, keepdim=True)
     return (x * y).sum(-1) / (x.pow(2).sum(-1) * y.pow(2).sum(-1)).sqrt()
 
 
 def ranks(values: Tensor) -> Tensor:
-    """Ranks 1..n, ascending, of values [n]; equal values share the mean of their ranks. float64."""
-    _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
-    counts = counts.double()
-    return (counts.cumsum(0) - (counts - 1) / 2)[place]
+    """Return the ranks 1..n, ascending, along the last axis; equal values share the mean of their ranks. float64."""
+    ordered = values.sort(-1).values
+    first, last = (torch.searchsorted(ordered, values.contiguous(), right=right) for right in (False, True))
+    return (first + last + 1).double() / 2
+
+
+def spearman(x: Tensor, y: Tensor, *, draws: int = 2000, seed: int = 0) -> Estimate:
+    """Return Spearman's rho of two scores with its 95 % percentile bootstrap interval: [heads], [heads] -> Estimate.
+
+    It is NaN for fewer than three heads, and for a score that is the same everywhere.
+    """
+    if len(x) < 3:
+        return Estimate(torch.nan, n=len(x))
+    picks = torch.randint(len(x), (draws, len(x)), generator=torch.Generator().manual_seed(seed))
+    resampled = pearson(ranks(x[picks]), ranks(y[picks]))
+    bounds = resampled.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(pearson(ranks(x), ranks(y))), *bounds, n=len(x))
 
 
 def top_heads(score: Tensor, k: int) -> list[Head]:
-    """The k best heads of a map [layers, heads], best first; ties by layer, then head; heads without a score never."""
+    """Return the k best heads of a map [layers, heads], best first; ties by layer, then head; NaN is no score."""
     flat = score.flatten().double()
     order = flat.nan_to_num(-torch.inf).argsort(descending=True, stable=True).tolist()
     return [Head(*divmod(index, score.shape[1])) for index in order if not flat[index].isnan()][:k]
 
 
 def shared_top(a: Tensor, b: Tensor, k: int) -> SharedTop:
-    """Heads among the k best of both maps [layers, heads], and what chance gives (hypergeometric)."""
+    """Return the heads among the k best of both maps [layers, heads], and what chance gives (hypergeometric)."""
     x, _ = _both(a, b)
     if not 1 <= k <= len(x):
         raise UsageError(f"k must be 1..{len(x)}, the heads that have both scores, got {k}")
@@ -87,7 +101,7 @@ def shared_top(a: Tensor, b: Tensor, k: int) -> SharedTop:
 
 
 def _both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """The scores of the heads that have both, float64."""
+    """Return the scores of the heads that have both, float64."""
     if a.ndim != 2 or a.shape != b.shape:
         raise UsageError(
             f"expected two maps of the same layers x heads, got {' x '.join(map(str, a.shape))} and "
@@ -98,6 +112,6 @@ def _both(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _at_least(shared: int, k: int, heads: int) -> float:
-    """Probability that two random k-subsets of `heads` share `shared` or more."""
+    """Return the probability that two random k-subsets of `heads` share `shared` or more."""
     ways = sum(comb(k, x) * comb(heads - k, k - x) for x in range(shared, k + 1))
     return ways / comb(heads, k)

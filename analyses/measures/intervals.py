@@ -7,6 +7,10 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
+from probe.frame.findings import Estimate
+
+LEAST_SAMPLES = 3
+"""Fewer samples than these give an estimate no interval: resampling two values says little about their spread."""
 CHUNK = 2**24  # numbers held at once while resampling, 128 MB in float64
 
 
@@ -49,3 +53,11 @@ def bootstrap_mean(values: Tensor, *, level: float = 0.95, draws: int = 2000, se
         pieces.append(means.quantile(bounds, dim=0))
     low, high = torch.cat(pieces, dim=1).reshape(2, *rest)
     return low, high
+
+
+def mean_estimate(values: Tensor, *, seed: int = 0) -> Estimate:
+    """Return the mean over samples with its bootstrap interval: [samples] -> Estimate, NaN bounds for a few samples."""
+    if len(values) < LEAST_SAMPLES:
+        return Estimate(float(values.double().mean()), n=len(values))
+    low, high = bootstrap_mean(values, seed=seed)
+    return Estimate(float(values.double().mean()), float(low), float(high), n=len(values))

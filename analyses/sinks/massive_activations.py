@@ -1,11 +1,12 @@
 """Massive activations: the few numbers in the residual stream that are thousands of times larger than the rest.
 
 An activation is massive when |x| > 100 and |x| > 1000 times the median |x| of its layer (Sun, Chen, Kolter, Liu:
-Massive Activations in Large Language Models, 2024, section 2). Dimensions and tokens are found, not assumed.
+Massive Activations in Large Language Models, 2024, section 2). Dimensions and tokens are measured, not assumed.
 
-    phi(x) = max over d in D of |x_d| / RMS(x)     (Kang et al., ICLR 2025, D the dimensions found)
+    phi(x) = max over d in D of |x_d| / RMS(x)     (Kang et al., ICLR 2025, with D the massive dimensions)
 
-tells a sink token by its stream; it is at most sqrt(hidden size), so no threshold carries from one model to another.
+says how far these dimensions stand out in a token's stream, and so tells a sink token without its attention. It is at
+most sqrt(hidden size), so a threshold of one model does not apply to another.
 """
 
 from __future__ import annotations
@@ -15,21 +16,22 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-LEAST, RATIO = 100.0, 1000.0
-"""Sun et al.'s thresholds: of |x|, and of |x| over the layer's median |x|."""
+from probe.analyses.sinks.settings import MIN_MAGNITUDE, MIN_RATIO
 
 
-def massive(stream: Tensor, *, least: float = LEAST, ratio: float = RATIO) -> tuple[Tensor, float]:
-    """Which activations are massive, and the median |x|: [tokens, hidden] -> bool [tokens, hidden], float."""
+def massive(
+    stream: Tensor, *, min_magnitude: float = MIN_MAGNITUDE, min_ratio: float = MIN_RATIO
+) -> tuple[Tensor, float]:
+    """Return which activations are massive, and the median |x|: [tokens, hidden] -> bool [tokens, hidden], float."""
     if stream.ndim != 2:
         raise ValueError(f"stream must be [tokens, hidden], got {list(stream.shape)}")
     size = stream.float().abs()
     median = float(size.median())
-    return (size > least) & (size > ratio * median), median
+    return (size > min_magnitude) & (size > min_ratio * median), median
 
 
 def phi(stream: Tensor, dims: Sequence[int], *, eps: float = 1e-6) -> Tensor:
-    """max over `dims` of |x_d| / RMS(x): [..., hidden] -> [...], 0 .. sqrt(hidden); RMS without weights."""
+    """Return max over `dims` of |x_d| / RMS(x): [..., hidden] -> [...], 0 .. sqrt(hidden); RMS without weights."""
     if not dims:
         raise ValueError("phi needs at least one dimension, got none")
     states = stream.float()
@@ -38,14 +40,14 @@ def phi(stream: Tensor, dims: Sequence[int], *, eps: float = 1e-6) -> Tensor:
 
 
 def steps(values: Tensor) -> Tensor:
-    """What each sub-block added: the stream after each, [places, dims] -> [places, dims].
+    """Return what each sub-block added to the stream: the stream after each, [places, dims] -> [places, dims].
 
-    The first row counts from 0, so it holds the embedding too.
+    The first row counts from 0, so it includes the embedding.
     """
     return torch.cat([values[:1], values[1:] - values[:-1]])
 
 
 def writer(values: Tensor) -> int:
-    """The place where |x| of one dimension grows most: the stream after each sub-block, [places] -> index."""
+    """Return the place where |x| of a dimension grows most: its stream after each sub-block, [places] -> index."""
     size = values.abs()
     return int(torch.cat([size[:1], size[1:] - size[:-1]]).argmax())

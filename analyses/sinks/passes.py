@@ -1,6 +1,6 @@
-"""The passes behind the sink analysis: one that measures a text, and those that set a massive activation.
+"""The passes of the sink analysis: one that measures a text, and those that change its first token.
 
-A sample is what JSON holds, so that a run folder keeps it; tensors go in as nested lists.
+A sample is a dictionary of JSON values, with tensors as nested lists.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from probe.analyses.heads.sink_scores import sink_score
 from probe.analyses.sinks.massive_activations import massive, phi, writer
 from probe.analyses.sinks.statistics import value_norm_ratio
 from probe.engine.attention import engaged
-from probe.engine.residual import ResidualStream
 from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Band, Request, Statistics
 from probe.tokens import Tokens
@@ -32,7 +31,7 @@ CONDITIONS = (NONE, ZERO, MEAN, CONTROL, RANDOM, ONLY)
 
 
 class SinkObserver:
-    """By layer: column means [heads, keys], first-token masses [heads, queries], value norm ratios [heads], windows."""
+    """Keeps by layer: column means [heads, keys], first-token mass [heads, queries], value ratio [heads], window."""
 
     def __init__(self) -> None:
         self.received: dict[int, Tensor] = {}
@@ -54,11 +53,11 @@ class SinkObserver:
         self.value_ratio[call.layer] = ratio.repeat_interleave(call.query.shape[1] // len(ratio))
 
     def column_means(self) -> Tensor:
-        """[layers, heads, keys]."""
+        """Return the column means, [layers, heads, keys]."""
         return torch.stack([self.received[layer] for layer in sorted(self.received)])
 
     def first_mass(self) -> Tensor:
-        """[layers, heads]: mean over the queries i >= 1."""
+        """Return the first-token mass, [layers, heads]: the mean over the queries i >= 1."""
         masses = torch.stack([self.mass[layer] for layer in sorted(self.mass)])
         return sink_score(masses[:, None])[0]
 
@@ -67,18 +66,24 @@ class SinkObserver:
 class Target:
     """A massive dimension, the layer after which it is set, and its mean on the first token of the other texts.
 
-    others: dimensions that are not massive: the control first, then the random ones. mean is None for a single text.
+    others: dimensions that are not massive: the control first, then the random ones. massive: the massive dimensions,
+    largest first. mean is None for a single text.
     """
 
     dim: int
     layer: int
     mean: float | None
-    others: tuple[int, ...]
-    massive: tuple[int, ...]
+    others: Sequence[int]
+    massive: Sequence[int]
 
 
-def measure(model: Model, stream: ResidualStream, tokens: Tokens, *, least: float, ratio: float) -> Sample:
-    """One pass over a text: attention to every token, value norms, the first token's stream, massive activations."""
+@torch.no_grad()
+def measure(model: Model, tokens: Tokens, *, min_magnitude: float, min_ratio: float) -> Sample:
+    """Return what one pass over a text shows: column means, value norms, the first token's stream, massive activations.
+
+    first: [places, hidden]. peaks: largest and median |x| by place. massive: (layer, block, position, dimension, value,
+    median) of each massive activation.
+    """
     observer = SinkObserver()
     first: list[list[float]] = []
     entries: list[list[Any]] = []
@@ -86,18 +91,15 @@ def measure(model: Model, stream: ResidualStream, tokens: Tokens, *, least: floa
 
     def see(layer: int, block: str, states: Tensor) -> None:
         here = states[0].detach()
-        mask, median = massive(here, least=least, ratio=ratio)
+        mask, median = massive(here, min_magnitude=min_magnitude, min_ratio=min_ratio)
         first.append(here[0].float().tolist())
         peaks.append([float(here.abs().max()), median])
         for position, dim in mask.nonzero().tolist():
             entries.append([layer, block, position, dim, float(here[position, dim]), median])
 
-    with stream.watched(see):
+    with model.stream.watched(see):
         loss = _loss(model, tokens, observer)
     return {
-        "prompt": tokens.hash,
-        "bos": tokens.bos,
-        "strings": tokens.strings(),
         "loss": loss,
         "column_means": observer.column_means().tolist(),
         "first_mass": observer.first_mass().tolist(),
@@ -110,11 +112,11 @@ def measure(model: Model, stream: ResidualStream, tokens: Tokens, *, least: floa
 
 
 def targets(samples: Sequence[Sample], places: Sequence[tuple[int, str]], *, randoms: int, seed: int) -> list[Target]:
-    """For each text what to set: the dimension that is largest on the first tokens, after the layer that writes it.
+    """Return for each text what to set: the dimension that is largest on first tokens, after the layer that writes it.
 
-    Empty where no first token has a massive activation. The mean is over the other texts.
+    The list is empty if no first token has a massive activation. The mean is over the other texts.
     """
-    dims = found_dims(samples)
+    dims = massive_dims(samples)
     if not dims:
         return []
     first = torch.tensor([sample["first"] for sample in samples])  # texts, places, hidden
@@ -130,8 +132,8 @@ def targets(samples: Sequence[Sample], places: Sequence[tuple[int, str]], *, ran
     return [Target(dim=dim, layer=layer, mean=mean, others=(control, *drawn), massive=tuple(dims)) for mean in means]
 
 
-def found_dims(samples: Sequence[Sample]) -> list[int]:
-    """The dimensions that are massive on a first token, largest |x| first."""
+def massive_dims(samples: Sequence[Sample]) -> list[int]:
+    """Return the dimensions that are massive on a first token, largest |x| first."""
     largest: dict[int, float] = {}
     for sample in samples:
         for _, _, position, dim, value, _ in sample["massive"]:
@@ -140,13 +142,17 @@ def found_dims(samples: Sequence[Sample]) -> list[int]:
     return sorted(largest, key=lambda dim: -largest[dim])
 
 
-def cause(model: Model, stream: ResidualStream, tokens: Tokens, target: Target) -> Sample:
-    """Loss and attention to the first token, by layer, under each condition; phi of every token entering each layer."""
-    hidden = model.hf.get_input_embeddings().weight.shape[-1]
+@torch.no_grad()
+def cause(model: Model, tokens: Tokens, target: Target) -> Sample:
+    """Return the loss and the attention to the first token, by layer, under each condition, and phi of every token.
+
+    phi: [layers - 1][tokens], of the stream that enters the layers from 1 on.
+    """
+    hidden = next(model.hf.get_input_embeddings().parameters()).shape[-1]
     rows = []
     for name, dims, value in _conditions(target, hidden):
         observer = SinkObserver()
-        change = nullcontext() if name == NONE else stream.setting(target.layer, 0, dims, value)
+        change = nullcontext() if name == NONE else model.stream.setting(target.layer, 0, dims, value)
         with change:
             loss = _loss(model, tokens, observer)
         rows.append(
@@ -158,7 +164,7 @@ def cause(model: Model, stream: ResidualStream, tokens: Tokens, target: Target) 
                 "first_mass": observer.first_mass().mean(-1).tolist(),
             }
         )
-    return {"conditions": rows, "phi": _phi(model, stream, tokens, target.massive), "layer": target.layer}
+    return {"conditions": rows, "phi": _phi(model, tokens, target.massive), "layer": target.layer}
 
 
 def _conditions(target: Target, hidden: int) -> Iterator[tuple[str, list[int], float]]:
@@ -171,9 +177,10 @@ def _conditions(target: Target, hidden: int) -> Iterator[tuple[str, list[int], f
     yield ONLY, [dim for dim in range(hidden) if dim != target.dim], 0.0
 
 
-def _phi(model: Model, stream: ResidualStream, tokens: Tokens, dims: Sequence[int]) -> list[list[float]]:
-    """phi of each token in the stream that leaves each layer but the last, which is what enters the next."""
+def _phi(model: Model, tokens: Tokens, dims: Sequence[int]) -> list[list[float]]:
+    """Return phi of each token in the stream that leaves each layer but the last, and so enters the next."""
     found: list[list[float]] = []
+    stream = model.stream
 
     def see(layer: int, block: str, states: Tensor) -> None:
         if block == stream.blocks[-1] and layer < len(stream.layers) - 1:
@@ -186,7 +193,7 @@ def _phi(model: Model, stream: ResidualStream, tokens: Tokens, dims: Sequence[in
 
 @torch.no_grad()
 def _loss(model: Model, tokens: Tokens, observer: SinkObserver) -> float:
-    """Mean next-token loss in nats per token."""
+    """Return the mean next-token loss in nats per token."""
     ids = tokens.ids.to(model.device)
     with engaged(model.hf, observers=(observer,), implementation=model.implementation):
         logits = model.hf(input_ids=ids[None], use_cache=False).logits[0]

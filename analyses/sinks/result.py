@@ -1,27 +1,8 @@
-"""Attention sinks: the tokens that heads look at for no reason, the activations that make them, and what they cost.
-
-Measured on a few texts, each in one pass without a map:
-
-    first-token mass   mean over queries i >= 1 of p_i0                      (StreamingLLM, Xiao et al. 2023)
-    sink rate          share of heads whose column mean c_k exceeds 0.3      (Gu et al. 2024)
-    later sinks        tokens k > 0 that a rule calls sinks of a head        (sink_rules; ACT, Yu et al. 2024)
-    value norm ratio   |v_0| / median |v_j|: small means that attending there does nothing
-    massive            |x| > 100 and 1000 times the layer's median in the residual stream     (Sun et al. 2024)
-
-The claim that a massive dimension makes the sink is tested by taking it away: on the first token, after the layer that
-writes it, the dimension is set to zero, and to its mean over the other texts; a neighbouring dimension and random ones
-are set to zero for control, and so are all dimensions but this one. Sun et al. predict ruin for zero, nothing for the
-mean; whether the attention stays where it was is measured too.
-
-We differ from Gu et al. in the length (their T is 64; whole texts here), and from Sun et al. in taking the mean of
-other texts only, so that a text is never repaired with its own value.
-"""
+"""Sinks: what a run of `probe sinks` measured on each text, as tables, sentences, claims and scores of heads."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -29,42 +10,41 @@ import torch
 from torch import Tensor
 
 from probe.analyses.measures.head_tables import head_table
-from probe.analyses.measures.intervals import bootstrap_mean
-from probe.analyses.sinks import passes as sink_runs
-from probe.analyses.sinks.massive_activations import LEAST, steps
-from probe.analyses.sinks.passes import CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
-from probe.analyses.sinks.settings import Settings, run_config
+from probe.analyses.measures.intervals import bootstrap_mean, mean_estimate
+from probe.analyses.sinks import claims
+from probe.analyses.sinks.massive_activations import steps
+from probe.analyses.sinks.passes import CONDITIONS, CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
+from probe.analyses.sinks.settings import MIN_MAGNITUDE
 from probe.analyses.sinks.statistics import later_per_head, row_counts, share_of_heads, sink_rate
-from probe.engine.residual import ResidualStream
-from probe.figures.style import decimal
+from probe.frame.findings import Claim, Estimate, Finding
+from probe.frame.scores import HeadScore
 from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
-from probe.saving.manifest import Recorder
-from probe.saving.old_runs import RunFolder, carry_out
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
     from probe.figures import Plot
-    from probe.models import Model
+    from probe.frame.tables import Table
 
-Progress = Callable[[int, int], None]
 WRITES = 0.1
-"""A sub-block is said to write or erase a dimension when it changes it by this share of its largest value."""
+"""A sub-block is said to write or erase a dimension if it changes it by this share of its largest value."""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Sinks(Result):
-    """What was found on each text; axes: texts, layers, heads, keys; places are sub-blocks in the order they write.
+    """Attention, massive activations and conditions of each text.
+
+    Axes are texts, layers, heads, keys; places are sub-blocks in the order in which they write.
 
     column_means: one [layers, heads, keys] per text. first_mass, value_ratio: [texts, layers, heads].
     strings: the tokens of each text. texts: one row per text: name, tokens, loss (nats per token).
-    places: (layer, block). dims: the dimensions massive on a first token, largest first. first: [texts, places, dims],
-    the first token's stream there. peaks: [texts, places, 2], largest and median |x| over tokens and dimensions.
+    places: (layer, block). dims: the dimensions that are massive on a first token, largest first. first: the first
+    token's stream [texts, places, dims]. peaks: [texts, places, 2], largest and median |x| over tokens and dimensions.
     massive: one row per massive activation: text, layer, block, position, token, dim, value, ratio.
     phi: one [layers - 1, keys] per text, entering the layers from 1 on; empty without massive dimensions.
     causes: one row per text and condition: condition, dim, layer it was set after, value, loss, rise, and the attention
     to the first token in all layers after that one (attention).
-    windows: keys that a query sees, by layer; None for all before it.
-    rule, threshold, min_rows: what a later sink is. epsilon: of the sink rate.
+    windows: by layer, the number of keys that a query sees; None for all keys before it.
+    rule, threshold, min_rows: what counts as a later sink. epsilon: of the sink rate.
     """
 
     column_means: list[Tensor]
@@ -87,7 +67,7 @@ class Sinks(Result):
     n_kv_heads: int
 
     def found(self, text: int, *, rule: Rule | None = None, min_rows: int | None = None) -> Tensor:
-        """Which tokens of a text are sinks of which heads, by this rule: [layers, heads, keys] bool."""
+        """Return which tokens of a text are sinks of which heads, by this rule: [layers, heads, keys] bool."""
         chosen: Any = rule or self.rule
         means = self.column_means[text]
         rows = row_counts(means.shape[-1])
@@ -101,15 +81,15 @@ class Sinks(Result):
         )
 
     def sink_rate(self) -> Tensor:
-        """Share of heads whose column mean of the first token exceeds epsilon: [texts]."""
+        """Return the share of heads whose column mean of the first token exceeds epsilon: [texts]."""
         return torch.stack([sink_rate(means, epsilon=self.epsilon)[0] for means in self.column_means])
 
     def later(self) -> Tensor:
-        """Sinks beside the first token: [texts, layers, heads] float64 counts."""
+        """Return the number of sinks beside the first token: [texts, layers, heads] float64."""
         return torch.stack([later_per_head(self.found(text)) for text in range(len(self.texts))]).double()
 
     def by_layer(self) -> pd.DataFrame:
-        """One row per layer: first_mass, low, high, value_ratio, later (sinks per head), largest and median |x|."""
+        """Return a row per layer: first_mass, low, high, value_ratio, later (sinks per head), largest, median |x|."""
         mass = self.first_mass.mean(-1)
         low, high = bootstrap_mean(mass, seed=self.manifest.seed)
         ends = {layer: index for index, (layer, _) in enumerate(self.places)}
@@ -128,7 +108,7 @@ class Sinks(Result):
         )
 
     def tokens(self) -> pd.DataFrame:
-        """Tokens that are a sink of any head, most first: text, position, token, initial, share, layers."""
+        """Return the tokens that are a sink of any head, most first: text, position, token, initial, share, layers."""
         rows = []
         for text, name in enumerate(self.texts["name"]):
             share, layers = share_of_heads(self.found(text))
@@ -139,7 +119,7 @@ class Sinks(Result):
         return table.sort_values("share", ascending=False, kind="stable", ignore_index=True)
 
     def rules(self) -> pd.DataFrame:
-        """Later sinks per head by rule and min_rows, mean over heads, least and most over the texts."""
+        """Return later sinks per head by rule and min_rows, mean over heads, least and most over the texts."""
         rows = []
         for rule in THRESHOLDS:
             for least in (1, 16, 64):
@@ -151,55 +131,119 @@ class Sinks(Result):
         return pd.DataFrame(rows, columns=["rule", "min_rows", "least", "most"])
 
     def writes(self) -> pd.DataFrame:
-        """Who writes and erases the massive dimensions on first tokens: dim, layer, block, change, after (means).
+        """Return which sub-blocks write and erase massive dimensions of first tokens: dim, layer, block, change, after.
 
-        The sub-blocks that change a dimension by a tenth of its largest value or by more than 100.
+        They change a dimension by a tenth of its largest value or by 100, in the mean over texts.
         """
         rows = []
         mean = self.first.mean(0)
         for index, dim in enumerate(self.dims):
             changes = steps(mean[:, index])
-            bar = min(WRITES * float(mean[:, index].abs().max()), LEAST)
+            bar = min(WRITES * float(mean[:, index].abs().max()), MIN_MAGNITUDE)
             for place in (changes.abs() >= bar).nonzero().flatten().tolist():
                 layer, block = self.places[place]
                 rows.append([dim, layer, block, float(changes[place]), float(mean[place, index])])
         return pd.DataFrame(rows, columns=["dim", "layer", "block", "change", "after"])
 
     def condition(self, name: str, column: str = "loss") -> float:
-        """Mean over the texts of one condition's column; NaN where the condition was not run."""
+        """Return the mean over the texts of a condition's column; NaN where the condition was not run."""
         return float(self.causes.loc[self.causes["condition"] == name, column].mean())
 
-    @property
-    def findings(self) -> tuple[str, ...]:
-        """The analysis in sentences."""
+    def summary(self) -> tuple[str, ...]:
+        """Return the result in sentences."""
         rate = float(self.sink_rate().mean())
         lines = [
-            f"{decimal(float(self.first_mass.mean()))} of the attention goes to the first token; "
-            f"it is a sink (column mean above {decimal(self.epsilon, digits=1)}) of {rate:.0%} of the heads"
+            f"{float(self.first_mass.mean()):.0%} of the attention goes to the first token, which is a sink (column "
+            f"mean above {self.epsilon:g}) of {rate:.0%} of the heads."
         ]
         if not self.dims:
-            lines.append("no activation of a first token is massive, so nothing was set in the stream")
-            return tuple(lines)
-        row = self.causes.iloc[0]
-        dim, layer = self.dims[0], int(row["layer"])
-        largest = float(self.first[:, :, 0].abs().max())
-        mean = f"set to its mean over other texts, to {self.condition(MEAN):.2f}"
+            return (*lines, "No activation of a first token is massive, so its stream was not changed.")
+        dim, layer = self.dims[0], int(self.causes["layer"].iloc[0])
+        mean = f"its mean over the other texts gives {self.condition(MEAN):.2f}"
         if len(self.texts) == 1:
             mean = "setting it to its mean over other texts needs several texts"
         lines += [
-            f"dimension {dim} of the first token reaches {largest:,.0f}; "
-            f"massive on first tokens: {', '.join(map(str, self.dims))}",
-            f"set to zero after layer {layer}, the loss goes from {self.condition(NONE):.2f} to "
-            f"{self.condition(ZERO):.2f}; {mean}; "
-            f"control dimension zeroed {self.condition(CONTROL):.2f}, random ones {self.condition(RANDOM):.2f}, "
-            f"all but this one {self.condition(ONLY):.2f}",
-            f"attention to the first token after layer {layer}: {decimal(self.condition(NONE, 'attention'))}, with the "
-            f"dimension zeroed {decimal(self.condition(ZERO, 'attention'))}",
+            f"Massive dimensions of first tokens, largest first: {', '.join(map(str, self.dims))}. Dimension {dim} "
+            f"reaches {float(self.first[:, :, 0].abs().max()):,.0f}.",
+            f"Setting dimension {dim} of the first token to zero after layer {layer} changes the loss from "
+            f"{self.condition(NONE):.2f} to {self.condition(ZERO):.2f} nats per token; {mean}; a neighbouring "
+            f"dimension at zero gives {self.condition(CONTROL):.2f}, a random one {self.condition(RANDOM):.2f}, and "
+            f"all dimensions but {dim} at zero give {self.condition(ONLY):.2f}.",
+            f"In the layers after {layer}, the first token receives {self.condition(NONE, 'attention'):.0%} of the "
+            f"attention, and {self.condition(ZERO, 'attention'):.0%} with dimension {dim} at zero.",
         ]
         return tuple(lines)
 
+    def findings(self) -> tuple[Finding, ...]:
+        """Return the claims of the papers with what was measured, over texts."""
+        pairs = zip(self.column_means, self.value_ratio, strict=True)
+        ratio = torch.stack([ratios[means[..., 0] > self.epsilon].mean() for means, ratios in pairs])
+        rates = [sink_rate(means, epsilon=self.epsilon) for means in self.column_means]
+        later = torch.stack([rate[1 : 1 - self.min_rows or None].mean() for rate in rates])
+
+        def finding(claim: Claim, found: Estimate | None, control: Estimate | None = None) -> Finding:
+            return claim.finding(found, control, seed=self.manifest.seed, command=self.manifest.command)
+
+        of_heads = (
+            finding(claims.FIRST_TOKEN, self._mean(self.sink_rate()), self._mean(later)),
+            finding(claims.SMALL_VALUE, self._mean(ratio)),
+        )
+        if not self.dims:
+            return (*of_heads, *(finding(claim, None) for claim in (claims.ZERO, claims.MEAN, claims.CAUSE)))
+        rise, kept = (
+            {name: self._over_texts(name, column) for name in (ZERO, MEAN, CONTROL)} for column in ("rise", "attention")
+        )
+        return (
+            *of_heads,
+            finding(claims.ZERO, rise[ZERO], rise[CONTROL]),
+            finding(claims.MEAN, rise[MEAN], rise[ZERO]),
+            finding(claims.CAUSE, kept[ZERO], kept[CONTROL]),
+        )
+
+    def _mean(self, values: Tensor) -> Estimate:
+        return mean_estimate(values, seed=self.manifest.seed)
+
+    def _over_texts(self, name: str, column: str) -> Estimate | None:
+        """Return a condition's column over texts; None where the condition was not run."""
+        values = self.causes[self.causes["condition"] == name].groupby("text", sort=False)[column].mean()
+        return self._mean(torch.tensor(values.tolist())) if len(values) else None
+
+    def head_scores(self) -> dict[str, HeadScore]:
+        """Return first-token mass, later sinks and value norm ratio of every head, means over the texts."""
+        low, high = bootstrap_mean(self.first_mass, seed=self.manifest.seed)
+        one = len(self.texts) == 1
+        return {
+            "first_mass": HeadScore(
+                values=self.first_mass.mean(0), unit="share of attention", sign="higher: looks at the first token more",
+                low=None if one else low, high=None if one else high,
+            ),
+            "later_sinks": HeadScore(
+                values=self.later().mean(0), unit="tokens per text", sign="higher: more sinks beside the first token"
+            ),
+            "value_norm_ratio": HeadScore(
+                values=self.value_ratio.mean(0), unit="ratio of norms",
+                sign="lower: attending to the first token adds less",
+            ),
+        }  # fmt: skip
+
+    def conditions(self) -> pd.DataFrame:
+        """Return a row per condition: condition, loss, rise with its interval over texts (low, high), attention."""
+        rows = []
+        for name in CONDITIONS:
+            if (rise := self._over_texts(name, "rise")) is None:
+                continue
+            low, high = (float("nan"),) * 2 if name == NONE else (rise.low, rise.high)
+            rows.append([name, self.condition(name), rise.value, low, high, self.condition(name, "attention")])
+        return pd.DataFrame(rows, columns=["condition", "loss", "rise", "low", "high", "attention"])
+
+    def tables(self) -> dict[str, Table]:
+        """Return the tables: layers, heads, tokens, rules, and with a massive dimension writes and conditions."""
+        from probe.analyses.sinks.tables import tables
+
+        return tables(self)
+
     def to_df(self) -> pd.DataFrame:
-        """One row per head, strongest sink first: layer, head, kv_group, first_mass with bounds, later, value_ratio."""
+        """Return a row per head: layer, head, kv_group, first_mass with bounds and other scores, most mass first."""
         low, high = bootstrap_mean(self.first_mass, seed=self.manifest.seed)
         columns = {
             "first_mass": self.first_mass.mean(0),
@@ -212,100 +256,8 @@ class Sinks(Result):
         return head_table(columns, n_kv_heads=self.n_kv_heads)
 
     def figures(self) -> dict[str, Plot]:
-        """sinks: first-token mass of every head. profile: by layer. tokens: sinks in their text. causes: the test."""
+        """Return the plots: sinks (mass of every head), profile (by layer), tokens (in a text), causes (conditions)."""
         from probe.analyses.sinks.figures import cause_figure, mass_map, profile, token_figure
 
         drawn = {"sinks": mass_map(self), "profile": profile(self), "tokens": token_figure(self)}
         return drawn | ({"causes": cause_figure(self)} if self.dims else {})
-
-
-@torch.no_grad()
-def run(
-    model: Model, *, settings: Settings | None = None, out: RunFolder | str | Path | None = None,
-    progress: Progress | None = None,
-) -> Sinks:  # fmt: skip
-    """The sinks of a model: attention, massive activations and the intervention on them.
-
-    settings: texts, rule and thresholds. out: a folder to continue from and to save in. progress: called with (passes
-    done, passes planned). Raises UsageError for a text of fewer than two tokens or one beyond the context.
-    """
-    chosen = settings or Settings()
-    return carry_out(
-        Sinks, out, lambda: run_config(model, chosen), lambda folder: _measured(model, chosen, folder, progress)
-    )
-
-
-def _measured(model: Model, settings: Settings, folder: RunFolder | None, progress: Progress | None) -> Sinks:
-    before = 0.0 if folder is None else folder.seconds
-    recorder = Recorder(model, analysis="sinks", options=settings.config(), seed=settings.seed, before=before)
-    prompts = settings.prompts(model)
-    stream = ResidualStream(model.hf)
-    done: list[dict[str, Any]] = [] if folder is None else folder.samples()
-    total = 2 * len(prompts)
-
-    def keep(sample: dict[str, Any]) -> None:
-        if folder is not None:
-            folder.append(sample)
-        done.append(sample)
-        if progress is not None:
-            progress(len(done), total)
-
-    for tokens in prompts[len(done) :]:
-        keep(sink_runs.measure(model, stream, tokens, least=settings.least, ratio=settings.ratio))
-    measured = done[: len(prompts)]
-    targets = sink_runs.targets(measured, stream.places, randoms=settings.randoms, seed=settings.seed)
-    for tokens, target in list(zip(prompts, targets, strict=False))[len(done) - len(prompts) :]:
-        keep(sink_runs.cause(model, stream, tokens, target))
-    return _result(model, settings, stream, measured, done[len(prompts) :], recorder)
-
-
-def _result(
-    model: Model, settings: Settings, stream: ResidualStream, measured: list[dict], caused: list[dict],
-    recorder: Recorder,
-) -> Sinks:  # fmt: skip
-    names = [each.name for each in settings.texts]
-    dims = sink_runs.found_dims(measured)
-    entries = [
-        [name, layer, block, position, sample["strings"][position], dim, value, abs(value) / median]
-        for name, sample in zip(names, measured, strict=True)
-        for layer, block, position, dim, value, median in sample["massive"]
-    ]
-    causes = [
-        {
-            "text": name,
-            "layer": sample["layer"],
-            **{key: row[key] for key in ("condition", "dim", "value", "loss")},
-            "rise": row["loss"] - sample["conditions"][0]["loss"],
-            "attention": float(torch.tensor(row["first_mass"])[sample["layer"] + 1 :].mean()),
-        }
-        for name, sample in zip(names, caused, strict=False)
-        for row in sample["conditions"]
-    ]
-    columns = ["text", "layer", "condition", "dim", "value", "loss", "rise", "attention"]
-    return Sinks(
-        manifest=recorder.manifest(prompts=[sample["prompt"] for sample in measured], bos=measured[0]["bos"]),
-        column_means=[torch.tensor(sample["column_means"]) for sample in measured],
-        first_mass=torch.tensor([sample["first_mass"] for sample in measured]),
-        value_ratio=torch.tensor([sample["value_ratio"] for sample in measured]),
-        strings=[sample["strings"] for sample in measured],
-        texts=pd.DataFrame(
-            {
-                "name": names,
-                "tokens": [len(sample["strings"]) for sample in measured],
-                "loss": [sample["loss"] for sample in measured],
-            }
-        ),
-        places=tuple(stream.places),
-        dims=tuple(dims),
-        first=torch.tensor([sample["first"] for sample in measured])[..., dims],
-        peaks=torch.tensor([sample["peaks"] for sample in measured]),
-        massive=pd.DataFrame(entries, columns=["text", "layer", "block", "position", "token", "dim", "value", "ratio"]),
-        phi=[torch.tensor(sample["phi"]) for sample in caused],
-        causes=pd.DataFrame(causes, columns=columns),
-        windows=tuple(measured[0]["windows"]),
-        rule=settings.rule,
-        threshold=settings.level,
-        min_rows=settings.min_rows,
-        epsilon=settings.epsilon,
-        n_kv_heads=model.n_kv_heads,
-    )

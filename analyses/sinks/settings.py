@@ -1,90 +1,66 @@
-"""What a sink analysis is asked for: texts, rules and thresholds, checked before anything runs."""
+"""Settings of `probe sinks`: the texts, the rule for later sinks, and the thresholds of the papers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-
-from probe.analyses.sinks.massive_activations import LEAST, RATIO
-from probe.analyses.sinks.statistics import EPSILON
-from probe.analyses.sinks.texts import TEXTS, Prose
 from probe.errors import UsageError
-from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
-from probe.saving.old_runs import config_of
+from probe.frame.settings import Settings as Base
+from probe.frame.settings import given, setting
 
 if TYPE_CHECKING:
-    from probe.models import Model
-    from probe.tokens import Tokens
+    from probe.analyses.sinks.texts import Prose
+
+EPSILON = 0.3
+"""The column mean above which a head counts in the sink rate (Gu et al. 2024, released code)."""
+MIN_MAGNITUDE, MIN_RATIO = 100.0, 1000.0
+"""Sun et al.'s thresholds of a massive activation: of |x|, and of |x| over the layer's median |x|."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """The options of `sinks.run`, checked; `config` decides the run folder."""
+class Settings(Base):
+    """Which tokens are attention sinks, which massive activations stand behind them, and what are these for?
 
-    texts: tuple[Prose, ...] = TEXTS
-    rule: Rule = "absolute"
-    threshold: float | None = None
-    min_rows: int = 16
-    epsilon: float = EPSILON
-    least: float = LEAST
-    ratio: float = RATIO
-    randoms: int = 3
-    seed: int = 0
-    max_tokens: int | None = None
+    The command measures how much attention every head gives to the first token, which later tokens are sinks (tokens
+    that receive much attention whatever the query), and which dimensions of the residual stream hold massive
+    activations (numbers thousands of times larger than the rest). Then it sets the largest massive dimension of the
+    first token to zero, and to its mean over the other texts, beside control dimensions, and measures the loss and the
+    attention. It prints tables by layer, head, token and condition, and the claims of the papers with a verdict each.
+    """
 
-    def __post_init__(self) -> None:
-        if not self.texts:
-            raise UsageError("expected at least one text, got none")
-        if self.randoms < 1 or not self.epsilon > 0 or not self.least > 0 or not self.ratio > 0:
-            raise UsageError("expected randoms of at least 1 and epsilon, least and ratio above 0")
-        if self.max_tokens is not None and self.max_tokens < 2:
-            raise UsageError(f"--max-tokens: expected at least 2, got {self.max_tokens}")
-        one = torch.ones(1)
-        sinks(one, one, rule=self.rule, threshold=self.threshold, min_rows=self.min_rows)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {"max_tokens": 128, "randoms": 1}, "report": {}}
 
-    @property
-    def level(self) -> float:
-        """The rule's threshold."""
-        return THRESHOLDS[self.rule] if self.threshold is None else self.threshold
+    texts: tuple[Path, ...] = setting(
+        (), "Text file to look for sinks in", spelling="--text", shown="four short texts that come with probe"
+    )
+    prose: tuple[Prose, ...] | None = given("Texts to read instead of files: `Prose(name, text)` objects")
+    max_tokens: int | None = setting(
+        None, "Number of tokens of each text to read", least=2, metavar="N", shown="the whole text"
+    )
+    rule: str = setting(
+        "absolute",
+        "Rule for later sinks: a token is a sink of a head if its column mean exceeds the threshold (absolute), the "
+        "threshold over the number of tokens (alpha-over-n), or the threshold times the column mean of even attention "
+        "(alpha-times-uniform)",
+        choices=("absolute", "alpha-over-n", "alpha-times-uniform"),
+    )
+    threshold: float | None = setting(None, "Threshold of the rule", above=0, shown="0.1 for absolute, otherwise 5")
+    min_rows: int = setting(
+        16, "Smallest number of queries that a column mean must be over; shorter columns are noise", least=1
+    )
+    epsilon: float = setting(
+        EPSILON, "Column mean of the first token above which a head counts in the sink rate", above=0
+    )
+    min_magnitude: float = setting(MIN_MAGNITUDE, "Smallest |x| that counts as a massive activation", above=0)
+    min_ratio: float = setting(
+        MIN_RATIO, "Smallest ratio of |x| to the median |x| of its layer that counts as a massive activation", above=0
+    )
+    randoms: int = setting(3, "Number of random dimensions to set to zero as controls", least=1)
 
-    def config(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON."""
-        return {
-            "texts": [{"name": each.name, "text": each.text} for each in self.texts],
-            "rule": self.rule,
-            "threshold": self.level,
-            "min_rows": self.min_rows,
-            "epsilon": self.epsilon,
-            "least": self.least,
-            "ratio": self.ratio,
-            "randoms": self.randoms,
-            "seed": self.seed,
-            "max_tokens": self.max_tokens,
-        }
-
-    def prompts(self, model: Model) -> list[Tokens]:
-        """The texts as tokens, cut at `max_tokens`.
-
-        Raises UsageError for a text of fewer than two tokens or one beyond the context.
-        """
-        return [_tokens(model, each, self.max_tokens) for each in self.texts]
-
-
-def run_config(model: Model, settings: Settings) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued."""
-    return config_of(model, "sinks", settings.config())
-
-
-def _tokens(model: Model, prose: Prose, limit: int | None) -> Tokens:
-    tokens = model.tokens(prose.text)
-    if limit is not None and len(tokens) > limit:
-        tokens = model.tokens(prose.text[: tokens.offsets[limit - 1][1]])
-    if len(tokens) < 2:
-        raise UsageError(f"expected texts of at least 2 tokens, got {prose.name} with {len(tokens)}")
-    if len(tokens) > model.context:
-        raise UsageError(
-            f"{prose.name} has {len(tokens)} tokens and {model.name} {model.context} positions: give --max-tokens"
-        )
-    return tokens
+    def check(self) -> None:
+        """Refuse two sources of texts, and an empty one."""
+        if self.prose is not None and (self.texts or not self.prose):
+            raise UsageError(f"prose: expected at least one text and no --text beside it, got {len(self.prose)}")

@@ -1,4 +1,4 @@
-"""Four short prose texts to look for sinks in, written for this purpose, and a user's own."""
+"""Texts to look for sinks in: four short ones written for this purpose, and files of the user."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ TEXTS = (Prose("memo", MEMO), Prose("story", STORY), Prose("essay", ESSAY), Pros
 
 
 def from_files(paths: Sequence[str | Path]) -> tuple[Prose, ...]:
-    """One text a file, UTF-8, named after its file."""
+    """Return a text for each UTF-8 file, named after the file. Raises ProbeError for a file without text."""
     texts = []
     for path in map(Path, paths):
         try:

@@ -20,9 +20,7 @@ from probe.errors import ProbeError, UsageError
 COMMANDS = {
     "bench": "probe.app.cli.bench",
     "circuit": "probe.app.cli.circuit",
-    "intervene": "probe.app.cli.intervene",
     "models": "probe.app.cli.models",
-    "sinks": "probe.app.cli.sinks",
 }
 """Commands that are no analysis -> the module whose `command` each is."""
 

@@ -37,10 +37,9 @@ def runner(analysis: type[Analysis[S, R]], settings: type[S]) -> Callable[..., R
     ) -> R:
         if chosen is not None and not isinstance(chosen, settings):
             raise UsageError(f"expected {settings.__name__} of {analysis.name}, got a {type(chosen).__name__}")
-        if chosen is None:
-            made: Any = settings.of(preset, **fields)
-        else:
-            made = replace(chosen, **fields)
+        if chosen is not None and preset is not None:
+            raise UsageError("preset: expected settings or a preset, got both")
+        made: Any = settings.of(preset, **fields) if chosen is None else chosen.changed(**fields)
         return carry_out(analysis(made), model, out=out, progress=progress)
 
     run.__doc__ = (
@@ -119,7 +118,9 @@ def _measured(
                 records[unit.name] = RunFolder.encoded({"record": measured.data})["record"]
             else:
                 records[unit.name] = folder.append(unit.name, measured.data, seconds=seconds, prompts=measured.prompts)
-            prompts |= {prompt.hash: (len(prompt.ids), prompt.written) for prompt in measured.prompts}
+            for prompt in measured.prompts:
+                longest = max(prompt.written, prompts.get(prompt.hash, (0, 0))[1])
+                prompts[prompt.hash] = (len(prompt.ids), longest)
             if progress is not None:
                 progress(len(records), max(expected, len(records)))
     plain = plain_seconds(model, measure_speed(model), prompts.values()) if model is not None and prompts else 0.0

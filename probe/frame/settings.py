@@ -86,11 +86,20 @@ class Settings:
         if preset is not None and preset != "default" and preset not in cls.presets:
             known = ", ".join(["default", *cls.presets])
             raise UsageError(f"--preset: expected one of {known}, got {preset!r}")
+        cls._check_names(changes)
+        return cls(**{**cls.presets.get(preset or "default", {}), **changes})
+
+    def changed(self, **changes: Any) -> Settings:
+        """Return these settings with some changes."""
+        self._check_names(changes)
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def _check_names(cls, changes: Mapping[str, Any]) -> None:
         names = {field.name for field in dataclasses.fields(cls)}
         wrong = [name for name in changes if name not in names]
         if wrong:
             raise UsageError(f"unknown setting {wrong[0]!r}: expected one of {', '.join(sorted(names))}")
-        return cls(**{**cls.presets.get(preset or "default", {}), **changes})
 
     @classmethod
     def options(cls) -> dict[str, Option]:
@@ -125,6 +134,9 @@ def _check(field: dataclasses.Field[Any], option: Option, value: Any) -> None:
         return
     name = option.metavar if option.argument and option.metavar else spelled(field.name, option)
     kind = str(field.type)
+    several = kind.startswith("tuple")
+    if several != isinstance(value, tuple):
+        raise UsageError(f"{name}: expected {'a list of values' if several else 'one value'}, got {value!r}")
     for each in value if isinstance(value, tuple) else [value]:
         if option.choices and each not in option.choices and not option.argument:
             raise UsageError(f"{name}: expected one of {', '.join(option.choices)}, got {each!r}")

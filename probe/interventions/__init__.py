@@ -1,16 +1,40 @@
 """The interventions room holds the changes of attention: small frozen records, applied with `model.intervene(...)`.
 
-An intervention says in its docstring which formula it applies, and edits no map: the kernels carry its edits.
+An intervention edits no map: the kernels carry its edits. `probe.interventions.table` lists all of them.
 """
 
-from probe.interventions.base import Intervention
-from probe.interventions.calibrate import CalibrateSinks
-from probe.interventions.call import AttentionCall
-from probe.interventions.force import ForceAttention
-from probe.interventions.outputs import Blend, HeadOutputs, PatchHeads, ScaleHeads
-from probe.interventions.pattern import Pattern
-from probe.interventions.prune import PruneHeads
-from probe.interventions.redistribution import Redistribute
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from probe.interventions.base import Intervention as Intervention
+    from probe.interventions.calibrate import CalibrateSinks as CalibrateSinks
+    from probe.interventions.call import AttentionCall as AttentionCall
+    from probe.interventions.force import ForceAttention as ForceAttention
+    from probe.interventions.outputs import Blend as Blend
+    from probe.interventions.outputs import HeadOutputs as HeadOutputs
+    from probe.interventions.outputs import PatchHeads as PatchHeads
+    from probe.interventions.outputs import ScaleHeads as ScaleHeads
+    from probe.interventions.pattern import Pattern as Pattern
+    from probe.interventions.prune import PruneHeads as PruneHeads
+    from probe.interventions.redistribution import Redistribute as Redistribute
+
+# imported on first use, so that the table of interventions can be read without torch
+_HOMES = {
+    "AttentionCall": "call",
+    "Blend": "outputs",
+    "CalibrateSinks": "calibrate",
+    "ForceAttention": "force",
+    "HeadOutputs": "outputs",
+    "Intervention": "base",
+    "PatchHeads": "outputs",
+    "Pattern": "pattern",
+    "PruneHeads": "prune",
+    "Redistribute": "redistribution",
+    "ScaleHeads": "outputs",
+}
 
 __all__ = [
     "AttentionCall",
@@ -25,3 +49,13 @@ __all__ = [
     "Redistribute",
     "ScaleHeads",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

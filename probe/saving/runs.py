@@ -94,8 +94,12 @@ class RunFolder:
         return {line["unit"]: line["record"] for line in self._lines}
 
     def prompts(self) -> dict[str, tuple[int, int]]:
-        """Return the length of each prompt that was read and how many tokens were written after it, by hash."""
-        return {key: (tokens, written) for line in self._lines for key, tokens, written in line["prompts"]}
+        """Return the length of each prompt that was read and the most tokens written after it, by hash."""
+        found: dict[str, tuple[int, int]] = {}
+        for line in self._lines:
+            for key, tokens, written in line["prompts"]:
+                found[key] = (tokens, max(written, found.get(key, (tokens, 0))[1]))
+        return found
 
     def append(self, unit: str, record: Any, *, seconds: float, prompts: Iterable[Prompt] = ()) -> Any:
         """Keep a finished unit and return its record as JSON gives it back; it is on the disk when this returns.

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def typed(folder) -> list[str]:
-    small = ["--layers", "12-13", "--heads", "2", "--draws", "1", "--sweep", "3"]
+    small = ["--candidate-layers", "12,13", "--heads", "2", "--draws", "1", "--sweep", "3"]
     return ["intervene", "act", "--task", str(folder / "task.jsonl"), *small, "--out", str(folder / "run")]
 
 
@@ -46,39 +46,43 @@ def refused(arguments, capsys) -> str:
 
 
 def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
-    monkeypatch.setattr("probe.app.cli.act_run.save_pictures", lambda figures, to: list(figures))
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda figures, to: list(figures))
     assert cli.run([*typed(folder), "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)  # nothing else on stdout
     found = Calibration.load(folder / "run")
-    assert content["folder"] == str(folder / "run") and content["agreement"]["heads"] == 3
-    assert {row["condition"] for row in content["conditions"]} == set(found.conditions["condition"])
-    assert [row["name"] for row in content["heads"]] == found.heads["name"].tolist() and len(content["heads"]) == 18
+    assert f"run folder: {folder / 'run'}" in captured.err and found.agreement()["heads"] == 3
+    assert {row["condition"] for row in content["tables"]["conditions"]} == set(found.conditions["condition"])
+    heads = content["tables"]["heads"]
+    assert [row["name"] for row in heads] == found.heads["name"].tolist() and len(heads) == 18
+    assert content["scores"]["gradient"]["layers"] == [12, 13] and set(content["figures"]) == {"conditions", "filter"}
+    assert [each["name"] for each in content["findings"]] == ["more-than-random", "more-than-bias", "filter-agrees"]
     assert "4 calibration, 4 test prompts; 2 of 18 heads, 1 random draws, 3 heads run alone" in captured.err
 
     monkeypatch.setattr(probe.Model, "logits", lambda *a, **options: pytest.fail("the finished run was done again"))
     assert cli.run([*typed(folder), "--quiet"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert {"calibration", "test"} <= {line.strip() for line in lines}
-    rows = [line.split() for line in lines if line.startswith("label bias alone")]
-    numbers = [found.value("label bias alone", "test", number) for number in ("accuracy", "nll", "auc")]
-    assert rows[1][3:] == [f"{number:.3f}" for number in numbers]
-    assert found.verdict("test") in lines
-    assert lines[-1] == "calibrated: " + " ".join(map(str, sorted(found.chosen)))
-    assert lines[-2].startswith("gradient filter against 3 heads run alone: Spearman ")
+    rows = {split: line.split() for line in lines for split in ("calibration", "test") if line.startswith(split + " ")
+            and "label bias alone" in line}  # fmt: skip
+    for split, row in rows.items():
+        numbers = [found.value("label bias alone", split, number) for number in ("accuracy", "nll", "auc")]
+        assert row[4:] == [f"{number:.3f}" for number in numbers]
+    assert len(rows) == 2
+    said = lines.index(found.verdict("test"))
+    assert lines[said + 1].startswith("gradient filter against 3 heads run alone: Spearman ")
+    assert lines[said + 2] == "calibrated: " + " ".join(map(str, sorted(found.chosen)))
 
 
 def test_dry_run_says_what_would_run_and_writes_nothing(folder, capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(probe.Model, "logits", lambda *a, **options: pytest.fail("a dry run read a prompt"))
     arguments = [*typed(folder)[:-1], str(tmp_path / "none"), "--dry-run"]
     assert cli.run(arguments) == 0
-    out = capsys.readouterr().out.splitlines()
-    # 8 prompts in 5 conditions, 4 in 3 runs of single heads, and the backward pass as three
-    assert out[-1] == "about 64 prompts to read"
+    assert "14 units, about " in capsys.readouterr().out
     assert cli.run([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
-        "prompts": 64, "folder": str(tmp_path / "none"), "splits": {"calibration": 4, "test": 4},
-    }  # fmt: skip
+    content = json.loads(capsys.readouterr().out)
+    # 8 prompts in 5 conditions, 4 in 3 runs of single heads, and the backward pass as three
+    assert [int(part["part"].split()[0]) for part in content["parts"]] == [40, 12, 12]
+    assert content["folder"] == str(tmp_path / "none") and content["units"] == 14
     assert not (tmp_path / "none").exists()
 
 
@@ -100,9 +104,10 @@ def test_a_bad_task_is_one_line(rows, said, capsys, tmp_path):
     [
         (["--heads", "10"], "--heads: expected 1 to 9, half of the candidates, got 10"),
         (["--layers", "40"], "--layers: "),
+        (["--candidate-layers", "40"], "--candidate-layers: "),
         (["--heads", "0"], "--heads"),
         (["--beta", "1.5"], "--beta"),
-        (["--preset", "other"], "--preset"),
+        (["--variant", "other"], "--variant"),
         (["--task", "nowhere.jsonl"], "--task"),
     ],
 )

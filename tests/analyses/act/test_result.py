@@ -11,9 +11,15 @@ import pytest
 import torch
 
 from probe import Head, UsageError
-from probe.analyses.act import result as act
+from probe.analyses.act import analysis, run
+from probe.analyses.act import conditions as act
+from probe.analyses.act.analysis import ActAnalysis
 from probe.analyses.act.classification import Scorer, losses, sentiment
+from probe.analyses.act.gradient_filter import gradients
 from probe.analyses.act.result import Calibration
+from probe.analyses.act.settings import Settings
+from probe.frame.analysis import Facts
+from probe.frame.run import identity
 from probe.interventions import CalibrateSinks
 
 LAYERS = tuple(range(11, 17))
@@ -27,7 +33,7 @@ def some(calibration: int, test: int, hard: int) -> list:
 
 
 EXAMPLES = some(8, 4, 4)
-SHORT = {"examples": EXAMPLES, "layers": LAYERS, "k": 3, "draws": 1, "sweep": 4}
+SHORT = {"examples": EXAMPLES, "candidate_layers": LAYERS, "heads": 3, "draws": 1, "sweep": 4}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(llama, folder) -> Calibration:
-    return act.run(llama, out=folder, **SHORT)
+    return run(llama, out=folder, **SHORT)
 
 
 @pytest.fixture(scope="module")
@@ -113,13 +119,13 @@ def test_the_model_comes_out_as_it_went_in(found, llama):
 
 def test_what_keeps_all_its_weight_changes_nothing(llama):
     """beta = 1: no gradient, and every condition is the model itself."""
-    same = act.run(llama, examples=some(2, 2, 0), layers=(12, 13), k=1, draws=1, sweep=1, beta=1.0)
+    same = run(llama, examples=some(2, 2, 0), candidate_layers=(12, 13), heads=1, draws=1, sweep=1, beta=1.0)
     for split in ("calibration", "test"):
         heads = {same.value(each, split, "nll") for each in (act.NONE, act.BEST, act.WORST, act.ALL, act.RANDOM)}
         assert len(heads) == 1
     assert (same.heads["gradient"] == 0).all() and same.heads["effect"].dropna().tolist() == [0]
-    assert "do not help" in same.verdict("test")
-    assert same.manifest.options["settings"] == {"beta": 1.0}
+    assert "does not help" in same.verdict("test")
+    assert same.manifest.options["beta"] == 1.0
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -135,47 +141,59 @@ def test_saved_and_loaded_it_is_the_same(found, folder, tmp_path):
 
 def test_a_killed_run_continues_to_the_same_result(found, llama, folder, tmp_path, monkeypatch):
     """Stopped after its sixth step, with a torn line behind it; the steps that are done are not done again."""
-    lines = (folder / "samples.jsonl").read_bytes().splitlines(keepends=True)
+    lines = (folder / "units.jsonl").read_bytes().splitlines(keepends=True)
     killed = tmp_path / "killed"
     killed.mkdir()
     (killed / "config.json").write_bytes((folder / "config.json").read_bytes())
-    (killed / "samples.jsonl").write_bytes(b"".join(lines[:-6]) + lines[-6][:20])
+    (killed / "units.jsonl").write_bytes(b"".join(lines[:-6]) + lines[-6][:20])
     ran = []
     scores = Scorer.scores
     monkeypatch.setattr(Scorer, "scores", lambda scorer: ran.append(len(scorer.examples)) or scores(scorer))
-    monkeypatch.setattr(act, "gradients", lambda *arguments: pytest.fail("the backward pass was done again"))
+    monkeypatch.setattr(analysis, "gradients", lambda *arguments: pytest.fail("the backward pass was done again"))
     seen = []
-    again = act.run(llama, out=killed, progress=lambda done, of: seen.append((done, of)), **SHORT)
+    again = run(llama, out=killed, progress=lambda done, of: seen.append((done, of)), **SHORT)
     assert again == found
-    assert len(ran) == 6 and seen[-1] == (len(lines), len(lines)) and seen[0][0] == 1
-    assert (killed / "samples.jsonl").read_bytes().count(b"\n") == len(lines)
+    assert len(ran) == 6 and seen[-1] == (len(lines), len(lines)) and seen[0][0] == len(lines) - 5
+    assert (killed / "units.jsonl").read_bytes().count(b"\n") == len(lines)
     ran.clear()
-    assert act.run(llama, out=killed, **SHORT) == found and ran == []
+    assert run(llama, out=killed, **SHORT) == found and ran == []
 
 
 def test_other_options_may_not_enter_the_folder(found, llama, folder):
     with pytest.raises(UsageError, match="made with other options"):
-        act.run(llama, out=folder, **(SHORT | {"k": 4}))
+        run(llama, out=folder, **(SHORT | {"heads": 4}))
 
 
 # --- words and figures -----------------------------------------------------------------------------------------------
 
 
-def told(found: Calibration, **nll: float) -> str:
+def told(found: Calibration, noise: tuple[float, ...] = (0.0,) * 4, **nll: float) -> str:
+    """The sentence for these mean losses; `noise` is added to the best heads' losses, example by example."""
+    spread = dict.fromkeys((act.NONE, act.BIAS), (0.0,) * len(noise)) | {act.BEST: noise}
     names = {"none": act.NONE, "best": act.BEST, "bias": act.BIAS}
     rows = [
         {"condition": names[name], "draw": 0, "split": "test", "accuracy": 0.5, "nll": value, "auc": auc}
         for (name, value), auc in zip(nll.items(), (0.7, 0.75, 0.7), strict=True)
     ]
-    return replace(found, conditions=pd.DataFrame(rows)).verdict("test")
+    each = [
+        {key: row[key] for key in ("condition", "draw", "split")} | {"example": example, "loss": row["nll"] + noise}
+        for row in rows
+        for example, noise in enumerate(spread[row["condition"]])
+    ]
+    return replace(found, conditions=pd.DataFrame(rows), losses=pd.DataFrame(each)).verdict("test")
 
 
 def test_the_verdict_says_how_much_a_bias_explains(found):
     assert told(found, none=0.6, best=0.4, bias=0.5) == (
-        "test: loss 0.600 to 0.400; a label bias alone reaches 0.500 (50% of the gain); AUC 0.700 to 0.750"
+        "test: calibrating the best heads changes the loss from 0.600 to 0.400; a label bias alone reaches 0.500 "
+        "(50% of the gain); the AUC changes from 0.700 to 0.750"
     )
     assert "(150% of the gain)" in told(found, none=0.6, best=0.4, bias=0.3)
-    assert told(found, none=0.4, best=0.5, bias=0.3) == ("test: the calibrated heads do not help (loss 0.400 to 0.500)")
+    assert told(found, none=0.4, best=0.5, bias=0.3) == (
+        "test: calibrating the best heads changes the loss from 0.400 to 0.500, so it does not help"
+    )
+    unsure = told(found, (-1.0, 1.0, -0.5, 0.5), none=0.6, best=0.4, bias=0.5)
+    assert "(the gain is within its error)" in unsure and "%" not in unsure
 
 
 def test_the_table_is_by_split_and_loss(found):
@@ -198,28 +216,61 @@ def test_figures_draw_every_condition_and_every_swept_head(found):
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
+def prepared(llama, **changes) -> ActAnalysis:
+    made = ActAnalysis(Settings(**changes))
+    made.ready(llama)
+    return made
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"preset": "published"}, "--preset: expected one of paper, release, got 'published'"),
-        ({"layers": (0, 30)}, r"--layers: expected layers within 0..29, got \[0, 30\]"),
-        ({"k": 122}, "--heads: expected 1 to 121, half of the candidates, got 122"),
-        ({"k": 10, "layers": (3, 4)}, "--heads: expected 1 to 9"),
+        ({"variant": "published"}, "--variant: expected one of release, paper, got 'published'"),
+        ({"candidate_layers": (0, 30)}, r"--candidate-layers: expected layers within 0..29, got \[0, 30\]"),
+        ({"heads": 122}, "--heads: expected 1 to 121, half of the candidates, got 122"),
+        ({"heads": 10, "candidate_layers": (3, 4)}, "--heads: expected 1 to 9"),
         ({"draws": 0}, "--draws: expected at least 1"),
-        ({"beta": 1.5}, "beta must be a share from 0 to 1, got 1.5"),
-        ({"rule": "loud"}, "rule must be one of"),
+        ({"beta": 1.5}, "--beta: expected 0 to 1, got 1.5"),
+        ({"rule": "loud"}, "--rule: expected one of"),
         ({"examples": []}, "examples: expected a split"),
+        ({"examples": EXAMPLES, "task": "task.jsonl"}, "--task: expected a task file or examples, got both"),
     ],
 )
 def test_options_that_cannot_be_followed_say_why(llama, changes, said):
     with pytest.raises(UsageError, match=said):
-        act.options(llama, **changes)
+        prepared(llama, **changes)
 
 
 def test_candidates_are_all_layers_but_the_first_two_and_the_last(llama):
-    plan = act.options(llama)
-    assert plan.layers == tuple(range(2, 29)) and plan.k == 30 and plan.preset == "release"
-    assert [each.split for each in plan.examples] == ["calibration"] * 24 + ["test"] * 36 + ["hard"] * 40
+    made = prepared(llama)
+    assert sorted({head.layer for head in made._candidates}) == list(range(2, 29))
+    assert made.settings.heads == 30 and made.settings.variant == "release"
+    assert [each.split for each in made._examples] == ["calibration"] * 24 + ["test"] * 36 + ["hard"] * 40
+    # one for the gradient, 60 for single heads, and 4 conditions and 5 draws on each of 3 splits
+    assert made.expected(Facts.of(llama)) == 1 + 60 + 3 * 9
+
+
+def test_the_settings_reach_the_intervention():
+    heads = [Head(12, 0)]
+    assert ActAnalysis(Settings())._calibrating(heads) == CalibrateSinks.release(heads)
+    assert ActAnalysis(Settings(variant="paper"))._calibrating(heads) == CalibrateSinks(heads)
+    changed = Settings(rule="alpha-times-uniform", min_rows=4, prefix=9, spare="first-token", beta=0.1)
+    assert ActAnalysis(changed)._calibrating(heads) == CalibrateSinks(
+        heads, rule="alpha_times_uniform", threshold=5.0, min_rows=4, prefix=9, beta=0.1
+    )
+    own = Settings(rule="alpha-over-n", threshold=0.2)
+    assert ActAnalysis(own)._calibrating(heads) == CalibrateSinks.release(heads, rule="alpha_over_n", threshold=0.2)
+
+
+def test_every_setting_and_every_example_names_another_run_folder(llama):
+    other = replace(EXAMPLES[0], answer=1 - EXAMPLES[0].answer)
+    changed = [
+        {"variant": "paper"}, {"beta": 0.5}, {"heads": 2}, {"candidate_layers": range(3, 20)}, {"draws": 2},
+        {"sweep": 1}, {"rule": "absolute"}, {"threshold": 0.2}, {"min_rows": 2}, {"spare": "first-token"},
+        {"prefix": 5}, {"seed": 1}, {"examples": EXAMPLES[:-1]}, {"examples": [other, *EXAMPLES[1:]]},
+    ]  # fmt: skip
+    made = [str(identity(prepared(llama, **{"examples": EXAMPLES} | each), llama)) for each in ({}, *changed)]
+    assert len(set(made)) == len(made)
 
 
 # --- the filter ------------------------------------------------------------------------------------------------------
@@ -230,7 +281,7 @@ def test_one_backward_pass_ranks_heads_as_runs_of_each_do(llama):
     """On all 24 calibration reviews and 24 random heads; `probe intervene act --sweep 100` measures it on 100."""
     scorer = Scorer(llama, [each for each in sentiment() if each.split == "calibration"])
     candidates = [Head(layer, head) for layer in range(2, 29) for head in range(9)]
-    gradient = act.gradients(llama, scorer, CalibrateSinks.release(candidates))
+    gradient = gradients(llama, scorer, CalibrateSinks.release(candidates))
     heads = random.Random(0).sample(candidates, 24)
     table = pd.DataFrame(
         {"gradient": [float(gradient[head]) for head in heads], "loss": [loss(llama, scorer, [head]) for head in heads]}

@@ -14,8 +14,8 @@ def test_both_thresholds_must_be_passed():
     mask, median = massive(stream)
     assert median == pytest.approx(0.2)
     assert mask.nonzero().tolist() == [[1, 3]]  # 150 is 750 times the median, 99 too small
-    assert massive(stream, ratio=700)[0].nonzero().tolist() == [[1, 3], [2, 0]]
-    assert massive(stream, least=90, ratio=400)[0].sum() == 3
+    assert massive(stream, min_ratio=700)[0].nonzero().tolist() == [[1, 3], [2, 0]]
+    assert massive(stream, min_magnitude=90, min_ratio=400)[0].sum() == 3
 
 
 def test_phi_is_the_share_of_the_norm_in_the_chosen_dimensions():

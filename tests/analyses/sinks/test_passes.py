@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from probe.analyses.sinks.passes import SinkObserver, found_dims, targets
+from probe.analyses.sinks.passes import SinkObserver, massive_dims, targets
 from probe.analyses.sinks.statistics import row_counts
 from probe.engine.attention import engaged
 from probe.interventions.sink_rules import uniform_column_means
@@ -54,7 +54,7 @@ def test_what_is_set_and_where():
     streams = [[[0, 0, 0, 1], [0, 0, 0, size], [0, 0, 0, size + at], [0, 0, 0, 2]] for at, size in enumerate(sizes)]
     entries = [[(0, 3, 2000.0), (0, 1, -2500.0), (5, 2, 9999.0)], [(0, 3, -2600.0)], []]
     samples = [sample(stream, entry) for stream, entry in zip(streams, entries, strict=True)]
-    assert found_dims(samples) == [3, 1]  # of first tokens, by size; position 5 is none
+    assert massive_dims(samples) == [3, 1]  # of first tokens, by size; position 5 is none
     found = targets(samples, places, randoms=1, seed=0)
     assert [target.dim for target in found] == [3] * 3 and [target.layer for target in found] == [0] * 3
     assert [target.mean for target in found] == pytest.approx([2900, 2600, 2300])  # after layer 0, of the others

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
+from probe.analyses import sinks
 from probe.analyses.heads import sink_scores
 from probe.analyses.sinks import passes as sink_runs
-from probe.analyses.sinks import result as sinks
 from probe.analyses.sinks.passes import CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
 from probe.analyses.sinks.result import Sinks
 from probe.analyses.sinks.settings import Settings
 from probe.analyses.sinks.statistics import row_counts
 from probe.analyses.sinks.texts import TEXTS
 from probe.models import Model
-from probe.saving.old_runs import RunFolder
 
-SHORT = Settings(texts=TEXTS[:2], max_tokens=150, randoms=1)
+SHORT = Settings(prose=TEXTS[:2], max_tokens=150, randoms=1)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(llama: Model, folder) -> Sinks:
-    return sinks.run(llama, settings=SHORT, out=folder)
+    return sinks.run(llama, SHORT, out=folder)
 
 
 def test_every_row_of_every_head_sums_to_one(found: Sinks):
@@ -133,18 +133,18 @@ def test_heads_come_strongest_first_with_intervals(found: Sinks):
 
 def test_saved_and_shown_again(llama: Model, found: Sinks, folder, monkeypatch):
     monkeypatch.setattr(sink_runs, "measure", None)
-    assert sinks.run(llama, settings=SHORT, out=folder) == found
+    assert sinks.run(llama, SHORT, out=folder) == found
     assert {path.stem for path in (folder / "figures").glob("*.html")} == {"sinks", "profile", "tokens", "causes"}
     assert json.loads(json.dumps(found.to_dict()))["dims"] == list(found.dims)
 
 
 def test_a_broken_run_continues_to_the_same_numbers(llama: Model, found: Sinks, folder, tmp_path, monkeypatch):
-    with RunFolder(tmp_path, sinks.run_config(llama, SHORT)) as half, RunFolder(folder, half.config) as whole:
-        for sample in whole.samples()[:3]:
-            half.append(sample)
+    lines = (folder / "units.jsonl").read_bytes().splitlines(keepends=True)
+    shutil.copy(folder / "config.json", tmp_path)
+    (tmp_path / "units.jsonl").write_bytes(b"".join(lines[:3]))
     monkeypatch.setattr(sink_runs, "measure", None)  # three of four passes are kept: only the last is run
     calls = []
-    again = sinks.run(llama, settings=SHORT, out=tmp_path, progress=lambda done, total: calls.append((done, total)))
+    again = sinks.run(llama, SHORT, out=tmp_path, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(4, 4)] and again.differences(found) == []
 
 

@@ -325,12 +325,11 @@ def test_descriptions_are_json_and_tell_what_was_done():
 
 
 def test_a_manifest_records_what_is_in_force(llama):
-    from probe.saving.manifest import Recorder
+    from probe.saving.manifest import manifest_of
 
     with llama.intervene(PruneHeads([(18, 6)])), llama.intervene(ScaleHeads([(2, 1)], 0.5)):
-        recorder = Recorder(llama, analysis="test", options={})
         assert [type(each).__name__ for each in llama.interventions] == ["PruneHeads", "ScaleHeads"]
-    told = recorder.manifest().interventions
+        told = manifest_of(llama, analysis="test", options={}).interventions
     assert [each["heads"] for each in told] == [[str(Head(18, 6))], [str(Head(2, 1))]]
     assert llama.interventions == ()
 
