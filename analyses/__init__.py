@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 TABLE: dict[str, str] = {
+    "stats": "probe.analyses.stats.analysis:Stats",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 
