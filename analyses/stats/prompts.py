@@ -51,7 +51,7 @@ class Corpus:
 
     @property
     def tokens(self) -> int:
-        """Tokens of all texts."""
+        """Return the number of tokens of all texts."""
         return sum(len(text.tokens) for text in self.texts)
 
 

@@ -56,12 +56,12 @@ class TextStatistics(Result):
 
     @property
     def parts_of_text(self) -> tuple[str, ...]:
-        """The labels of the units, such as "user" and "assistant", in the order in which they first occur."""
+        """Return the labels of the units, such as "user" and "assistant", in the order in which they first occur."""
         return tuple(dict.fromkeys(self.units["part"]))
 
     @cached_property
     def by_text(self) -> dict[str, Tensor]:
-        """Mean of each text over its units of each part: part -> [texts, statistics, layers, heads], NaN for none."""
+        """Return the mean of each text over its units: part -> [texts, statistics, layers, heads], NaN for none."""
         found = {}
         for part in self.parts_of_text:
             rows = torch.tensor((self.units["part"] == part).to_numpy())
@@ -71,7 +71,7 @@ class TextStatistics(Result):
 
     @cached_property
     def by_head(self) -> dict[str, dict[str, HeadMeans]]:
-        """Mean over the texts with its interval: statistic -> part -> HeadMeans."""
+        """Return the mean over the texts with its interval: statistic -> part -> HeadMeans."""
         found: dict[str, dict[str, HeadMeans]] = {name: {} for name in self.statistics}
         for part, means in self.by_text.items():
             mean, low, high, texts = averages.over_texts(means, seed=self.manifest.seed)

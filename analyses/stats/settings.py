@@ -60,7 +60,7 @@ class Settings(Base):
     format: str = setting("parquet", "Format of the table in the run folder", choices=FORMATS, adds=True)
 
     def check(self) -> None:
-        """Refuse key positions that cannot be read, and those that no statistic uses."""
+        """Refuse key positions that cannot be read or that no statistic uses, and a string in place of a list."""
         sets = self.key_sets()
         if len(sets) > MOST_SETS:
             raise UsageError(f"--positions: expected at most {MOST_SETS - 1} names, got {len(self.positions)}")
@@ -68,6 +68,8 @@ class Settings(Base):
             raise UsageError("--positions names keys for --stat mass; add --stat mass or leave --positions out")
         if not self.stat:
             raise UsageError("--stat: expected at least one statistic, got none")
+        if isinstance(self.texts, str):
+            raise UsageError("texts: expected a list of texts, got one string; put it in a list")
 
     def key_sets(self) -> dict[str, tuple[int, ...]]:
         """Return the key positions of each set: the first token, then the named ones."""
