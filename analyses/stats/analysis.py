@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import astuple, replace
+from dataclasses import asdict, astuple, replace
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -89,7 +89,7 @@ class Stats(Analysis[Settings, TextStatistics]):
             ),
             means=torch.cat([record["means"] for record in kept]),
             deviations=torch.cat([record["deviations"] for record in kept]),
-            statistics={statistic.name: [statistic.unit, statistic.sign] for statistic in chosen(self.settings)},
+            statistics={statistic.name: asdict(statistic) for statistic in chosen(self.settings)},
             layers=tuple(range(model.n_layers)),
             unit=self.settings.unit,
             format=self.settings.format,

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 WRITE = {"share": decimal, "nats": written(".2f"), "tokens": written(".1f")}
+SAY = {"share": "{:.1%}", "nats": "{:.2f} nats", "tokens": "{:.1f} tokens"}
 UNITS = {"share": "share of a query's attention", "nats": "nats", "tokens": "tokens"}
 
 
@@ -41,15 +42,15 @@ class TextStatistics(Result):
 
     texts: one row a text: text (its name), tokens, hash. units: one row a unit: text (row of `texts`), unit (number in
     the text), part (its label), start and end (characters), queries. means, deviations: of each statistic over the
-    queries of each unit, [units, statistics, layers, heads]. statistics: name -> [unit, sign]. layers: the model's
-    number of each layer. unit: the kind of units. format: of the exported table.
+    queries of each unit, [units, statistics, layers, heads]. statistics: name -> the fields of its `Statistic`. layers:
+    the model's number of each layer. unit: the kind of units. format: of the exported table.
     """
 
     texts: pd.DataFrame
     units: pd.DataFrame
     means: Tensor
     deviations: Tensor
-    statistics: dict[str, list[str]]
+    statistics: dict[str, dict[str, str]]
     layers: tuple[int, ...]
     unit: str
     format: str
@@ -107,8 +108,8 @@ class TextStatistics(Result):
         """Return one score for each statistic, and for each part where the texts have several."""
         return {
             self._named(name, part): HeadScore(
-                values=found.mean, low=found.low, high=found.high, unit=self.statistics[name][0],
-                sign=self.statistics[name][1], layers=self.layers,
+                values=found.mean, low=found.low, high=found.high, unit=self.statistics[name]["unit"],
+                sign=self.statistics[name]["sign"], layers=self.layers,
             )
             for name, by_part in self.by_head.items()
             for part, found in by_part.items()
@@ -120,8 +121,9 @@ class TextStatistics(Result):
 
         return {
             name.replace(" ", "-"): statistic_map(
-                {part: found.mean for part, found in by_part.items()}, statistic=name, unit=self.statistics[name][0],
-                texts=len(self.texts), headline=self._sentence(name, *next(iter(by_part.items()))),
+                {part: found.mean for part, found in by_part.items()}, statistic=name,
+                unit=self.statistics[name]["unit"], texts=len(self.texts),
+                headline=self._sentence(name, *next(iter(by_part.items()))),
             )
             for name, by_part in self.by_head.items()
         }  # fmt: skip
@@ -161,7 +163,7 @@ class TextStatistics(Result):
         return pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
 
     def _table(self, name: str) -> Table:
-        unit, sign = self.statistics[name]
+        unit, sign = self.statistics[name]["unit"], self.statistics[name]["sign"]
         part = Column(name="part", header="part")
         columns = (
             Column(name="layer", header="layer"),
@@ -177,13 +179,13 @@ class TextStatistics(Result):
         return Table(rows=self._ranked(name), columns=columns, meaning=meaning, title=name, top=10)
 
     def _sentence(self, name: str, part: str, found: HeadMeans) -> str:
-        unit = self.statistics[name][0]
-        write = WRITE[unit]
-        unit = "" if unit == "share" else f" {unit}"
+        """Say the mean over all heads, and the heads at both ends."""
+        words, say = self.statistics[name]["words"].capitalize(), SAY[self.statistics[name]["unit"]].format
+        of = "" if len(self.parts_of_text) == 1 else f" ({part})"
         heads = found.mean.shape[1]
         ends = [divmod(int(at), heads) for at in (found.mean.argmin(), found.mean.argmax())]
-        least, most = (f"{write(float(found.mean[at]))}{unit} in {Head(self.layers[at[0]], at[1])}" for at in ends)
+        least, most = (f"{say(float(found.mean[at]))} ({Head(self.layers[at[0]], at[1])})" for at in ends)
         return (
-            f"{self._named(name, part)}: {write(float(found.mean.mean()))}{unit} on average over the "
-            f"{found.mean.numel()} heads of {self.manifest.name}, from {least} to {most}"
+            f"{words}{of} averages {say(float(found.mean.mean()))} over the {found.mean.numel()} heads of "
+            f"{self.manifest.name}, from {least} to {most}"
         )

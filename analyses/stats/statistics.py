@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from probe.analyses.stats.settings import Settings
+from probe.analyses.stats.settings import FIRST, Settings
 from probe.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -30,32 +30,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Statistic:
-    """A statistic of a query: its name, the unit of its values, and what a higher value means."""
+    """A statistic of a query: its name, its name in a sentence, the unit of its values, what a higher value means."""
 
     name: str
+    words: str
     unit: str
     sign: str
 
 
-KNOWN = {
-    "entropy": Statistic("entropy", "nats", "higher: the attention is spread over more keys"),
-    "distance": Statistic("distance", "tokens", "higher: the attention goes further back"),
-    "windowed-distance": Statistic("windowed-distance", "tokens", "higher: less attention stays within the window"),
-    "top": Statistic("top", "share", "higher: one key gets more of the attention"),
-    "lse": Statistic("lse", "nats", "higher: the scores of the keys are larger"),
-}
+ENTROPY = Statistic("entropy", "attention entropy", "nats", "higher: the attention is spread over more keys")
+DISTANCE = Statistic("distance", "attention distance", "tokens", "higher: the attention goes further back")
+WINDOWED = Statistic(
+    "windowed-distance", "windowed attention distance", "tokens", "higher: less attention stays within the window"
+)
+TOP = Statistic("top", "largest weight of a query", "share", "higher: one key gets more of the attention")
+LSE = Statistic("lse", "log-sum-exp of the scores", "nats", "higher: the scores of the keys are larger")
+KNOWN = {each.name: each for each in (ENTROPY, DISTANCE, WINDOWED, TOP, LSE)}
+
+
+def mass(keys: str) -> Statistic:
+    """Return the statistic of the share of attention on a named key set."""
+    where = "the first token" if keys == FIRST else keys
+    return Statistic(f"mass {keys}", f"attention to {where}", "share", f"higher: {where} gets more of the attention")
 
 
 def chosen(settings: Settings) -> tuple[Statistic, ...]:
     """Return the statistics that the settings ask for; mass is one statistic for each key set."""
     found: dict[str, Statistic] = {}
     for name in settings.stat:
-        if name != "mass":
-            found[name] = KNOWN[name]
-            continue
-        for keys in settings.key_sets():
-            sign = f"higher: more of the attention goes to {'the first token' if keys == 'first' else keys}"
-            found[f"mass {keys}"] = Statistic(f"mass {keys}", "share", sign)
+        several = map(mass, settings.key_sets()) if name == "mass" else [KNOWN[name]]
+        found |= {statistic.name: statistic for statistic in several}
     return tuple(found.values())
 
 

@@ -1,12 +1,12 @@
 """The tidy table: one row for each layer, head, text, unit and statistic, written text by text.
 
-    layer, head   from 0
-    text          the place where the text stands
-    unit          the number of the unit in its text, from 0 (for --unit token, the token's position)
-    part          what the unit is: token, word, sentence, the role of a turn, thinking or answer
-    statistic     its name
-    mean          over the queries of the unit, with `low` and `high`, the 95 % interval (NaN for one query)
-    n             the number of these queries
+layer, head   from 0
+text          the place where the text stands
+unit          the number of the unit in its text, from 0 (for --unit token, the token's position)
+part          what the unit is: token, word, sentence, the role of a turn, thinking or answer
+statistic     its name
+mean          over the queries of the unit, with `low` and `high`, the 95 % interval (NaN for one query)
+n             the number of these queries
 """
 
 from __future__ import annotations

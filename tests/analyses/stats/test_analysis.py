@@ -100,7 +100,7 @@ def test_the_command_prints_tables_and_paths(tmp_path, monkeypatch, capsys):
     assert cli.run([*arguments, "--top", "2", "--quiet"]) == 0
     out = capsys.readouterr().out
     assert f"table: {tmp_path / 'run' / 'statistics.parquet'}" in out
-    assert "layer head top texts".split() in [line.split() for line in out.splitlines()]
+    assert ["layer", "head", "top", "texts"] in [line.split() for line in out.splitlines()]
     assert "top: share of a query's attention; mean over the queries of each unit of text (word)" in out
     assert cli.run([*arguments, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

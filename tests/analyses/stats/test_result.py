@@ -85,9 +85,12 @@ def test_tables_rank_the_heads_and_say_what_the_numbers_mean():
 
 
 def test_the_summary_names_the_heads_at_both_ends():
-    assert example().summary()[0] == (
-        "entropy: 2.00 nats on average over the 2 heads of none, from 1.00 nats in L0H1 to 3.00 nats in L0H0"
+    assert example().summary() == (
+        "Attention entropy averages 2.00 nats over the 2 heads of none, from 1.00 nats (L0H1) to 3.00 nats (L0H0)",
+        "Attention to the first token averages 55.0% over the 2 heads of none, from 30.0% (L0H1) to 80.0% (L0H0)",
     )
+    by_role = example(("user", "assistant", "user"), unit="turn").summary()
+    assert by_role[1].startswith("Attention entropy (assistant) averages 2.50 nats")
 
 
 def test_the_map_of_each_statistic_ends_at_its_largest_value():
