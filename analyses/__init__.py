@@ -13,6 +13,7 @@ TABLE: dict[str, str] = {
     "heads": "probe.analyses.heads.analysis:HeadAnalysis",
     "intervene act": "probe.analyses.act.analysis:ActAnalysis",
     "sinks": "probe.analyses.sinks.analysis:SinkAnalysis",
+    "stats": "probe.analyses.stats.analysis:Stats",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 

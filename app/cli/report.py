@@ -22,7 +22,7 @@ number = written(".3g")
 def print_result(
     found: Result, folder: Path, *, top: int | None = None, layers: Sequence[int] | None = None
 ) -> None:
-    """Print the tables, the sentences, the claims with their verdicts, and where the figures are."""
+    """Print the tables, the sentences, the claims with their verdicts, and where files and figures are."""
     for table in found.tables().values():
         print_table(table, top=top, layers=layers)
         click.echo()
@@ -36,6 +36,8 @@ def print_result(
         for finding in findings:
             click.echo(described(finding))
         click.echo()
+    for name in found.exports():
+        click.echo(f"table: {folder / name}")
     for inside in (found, *found.parts().values()):
         paths = figure_paths(inside, folder if inside is found else folder / _name_of(found, inside))
         if paths:

@@ -103,7 +103,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `measure` returns: the unit's record as JSON values, and the prompts that it read."""
+    """What `measure` returns: the unit's record, JSON values and tensors, and the prompts that it read."""
 
     data: Any
     prompts: Sequence[Prompt] = ()

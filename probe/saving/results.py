@@ -7,6 +7,7 @@ A saved result is a folder:
     tensors.safetensors  the tensors of the fields; result.json names them {"$tensor": "score"}
     <field>.parquet      the tables; result.json names them {"$table": "samples"}
     <field>/             results inside this one, in the same form; result.json names them {"$result": "retrieval"}
+    <export>             files for other programs, such as a table of all values (`Result.exports`)
     figures/             one page per figure, all reading the plotly.min.js beside them: they open without a network
 
 Nothing is pickled, so opening a folder runs no code from it.
@@ -18,6 +19,7 @@ import html
 import importlib
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -97,6 +99,10 @@ class Result(ABC):
         """Return the scores of all heads by name; empty for an analysis that scores no heads."""
         return {}
 
+    def exports(self) -> dict[str, Callable[[Path], None]]:
+        """Return the files that `save` writes for other programs: the name of each, and the function that writes it."""
+        return {}
+
     def parts(self) -> dict[str, Result]:
         """Return the results inside this one, each saved in a folder of its name."""
         return {name: value for name, value in self._values() if isinstance(value, Result)}
@@ -159,6 +165,9 @@ class Result(ABC):
         save_figures(plots, folder / "figures", caption=caption_of(self.manifest))
         if pictures and plots:
             save_pictures(plots, folder / "figures")
+        for name, write in self.exports().items():
+            with replacing(folder / name) as path:
+                write(path)
         self.manifest.save(folder)
         kind = f"{type(self).__module__}:{type(self).__qualname__}"
         write_text(folder / "result.json", dumps({"type": kind, "fields": content}, indent=1) + "\n")

@@ -27,6 +27,7 @@ from filelock import FileLock, Timeout
 from probe.errors import ProbeError, UsageError
 from probe.saving.atomic import write_text
 from probe.saving.jsonable import decode, dumps, encode
+from probe.saving.packed import pack, unpack
 
 if TYPE_CHECKING:
     from probe.frame.analysis import Prompt
@@ -77,7 +78,7 @@ class RunFolder:
     @staticmethod
     def encoded(values: Mapping[str, Any]) -> dict[str, Any]:
         """Return values as they read back from JSON."""
-        return decode(encode(values, "config"))
+        return decode(encode(values, "config", other=pack), other=unpack)
 
     @property
     def finished(self) -> bool:
@@ -110,7 +111,7 @@ class RunFolder:
         line = {
             "unit": unit,
             "seconds": seconds,
-            "record": encode(record, unit),
+            "record": encode(record, unit, other=pack),
             "prompts": [[prompt.hash, len(prompt.ids), prompt.written] for prompt in read],
         }
         fresh = {prompt.hash: prompt for prompt in read if prompt.hash not in self._kept}
@@ -119,7 +120,7 @@ class RunFolder:
             self._write("prompts.jsonl.gz", gzip.compress("".join(dumps(each) + "\n" for each in lines).encode()))
             self._kept |= fresh.keys()
         self._write("units.jsonl", dumps(line).encode() + b"\n")
-        self._lines.append(decode(line))
+        self._lines.append(decode(line, other=unpack))
         return self._lines[-1]["record"]
 
     def close(self) -> None:
@@ -215,8 +216,8 @@ def _cut_torn_member(path: Path) -> None:
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
-        value = decode(json.loads(line))
-    except ValueError:
+        value = decode(json.loads(line), other=unpack)
+    except (ValueError, zlib.error):
         return None
     return value if isinstance(value, dict) and value.keys() == LINE else None
 
