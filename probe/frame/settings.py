@@ -13,9 +13,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from probe.errors import UsageError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MISSING = dataclasses.MISSING
 NUMBERS = {"int": int, "float": float}
@@ -81,7 +84,7 @@ class Settings:
         """Raise UsageError for settings that contradict one another; subclasses override this."""
 
     @classmethod
-    def of(cls, preset: str | None = None, **changes: Any) -> Settings:
+    def of(cls, preset: str | None = None, **changes: Any) -> Self:
         """Return the settings of a preset with these changes."""
         if preset is not None and preset != "default" and preset not in cls.presets:
             known = ", ".join(["default", *cls.presets])
