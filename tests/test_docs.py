@@ -11,7 +11,9 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["circuits.md", "front-doors.md", "interventions.md", "patching.md", "sinks.md"])
+@pytest.mark.parametrize(
+    "page", ["circuits.md", "front-doors.md", "interventions.md", "patching.md", "sinks.md", "stats.md"]
+)
 def test_the_blocks_of_a_page_are_one_program_that_runs(page, monkeypatch, tmp_path, llama):
     """On the model that the suite has loaded already; in a file, because nnsight reads the source of its blocks."""
     import probe

@@ -25,7 +25,7 @@ from probe.saving.manifest import Manifest, peak_memory
 if TYPE_CHECKING:
     from probe.models import Model
 
-PASSES = 1.5  # measured seconds over those of plain prefill, docs/stats.md
+PASSES = 1.3  # measured seconds over those of plain prefill: 1.1 to 1.5 on a busy CPU (docs/stats.md)
 
 
 class Stats(Analysis[Settings, TextStatistics]):

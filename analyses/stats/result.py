@@ -186,6 +186,6 @@ class TextStatistics(Result):
         ends = [divmod(int(at), heads) for at in (found.mean.argmin(), found.mean.argmax())]
         least, most = (f"{say(float(found.mean[at]))} ({Head(self.layers[at[0]], at[1])})" for at in ends)
         return (
-            f"{words}{of} averages {say(float(found.mean.mean()))} over the {found.mean.numel()} heads of "
-            f"{self.manifest.name}, from {least} to {most}"
+            f"{words}{of} averages {say(float(found.mean.mean()))} over {found.mean.numel()} heads, "
+            f"from {least} to {most}"
         )

@@ -47,7 +47,7 @@ def test_the_tidy_table_has_a_row_for_each_layer_head_text_unit_and_statistic():
     half = 3.182 * 0.2 / 2  # t of 3 degrees of freedom at 97.5 %
     assert row.loc["entropy", "low"] == pytest.approx(2 - half, abs=1e-3)
     assert row.loc["entropy", "high"] == pytest.approx(2 + half, abs=1e-3) and set(row["n"]) == {4}
-    single = table[(table["text"] == NAMES[0]) & (table["unit"] == 1)]
+    single = table.loc[(table["text"] == NAMES[0]) & (table["unit"] == 1)]
     assert single["low"].isna().all() and set(single["n"]) == {1}
 
 
@@ -86,8 +86,8 @@ def test_tables_rank_the_heads_and_say_what_the_numbers_mean():
 
 def test_the_summary_names_the_heads_at_both_ends():
     assert example().summary() == (
-        "Attention entropy averages 2.00 nats over the 2 heads of none, from 1.00 nats (L0H1) to 3.00 nats (L0H0)",
-        "Attention to the first token averages 55.0% over the 2 heads of none, from 30.0% (L0H1) to 80.0% (L0H0)",
+        "Attention entropy averages 2.00 nats over 2 heads, from 1.00 nats (L0H1) to 3.00 nats (L0H0)",
+        "Attention to the first token averages 55.0% over 2 heads, from 30.0% (L0H1) to 80.0% (L0H0)",
     )
     by_role = example(("user", "assistant", "user"), unit="turn").summary()
     assert by_role[1].startswith("Attention entropy (assistant) averages 2.50 nats")
@@ -96,8 +96,7 @@ def test_the_summary_names_the_heads_at_both_ends():
 def test_the_map_of_each_statistic_ends_at_its_largest_value():
     figures = example(("user", "assistant", "user"), unit="turn").figures()
     assert list(figures) == ["entropy", "mass-first"]
-    figure = getattr(figures["entropy"], "figure", figures["entropy"])
-    assert [list(map(list, trace.z)) for trace in figure.data] == [[[2.5], [1.0]], [[3.0], [2.0]]]
+    figure, mass = (getattr(each, "figure", each) for each in figures.values())
+    assert [list(map(list, trace["z"])) for trace in figure.to_dict()["data"]] == [[[2.5], [1.0]], [[3.0], [2.0]]]
     assert figure.layout.coloraxis.cmax == 3.0 and "nats" in figure.layout.coloraxis.colorbar.title.text
-    mass = getattr(figures["mass-first"], "figure", figures["mass-first"])
     assert mass.layout.coloraxis.cmax == 1.0
