@@ -19,7 +19,7 @@ from probe.heads import Head
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from probe.figures import Plot
 
 WRITE = {"share": decimal, "nats": written(".2f"), "tokens": written(".1f")}
 SAY = {"share": "{:.1%}", "nats": "{:.2f} nats", "tokens": "{:.1f} tokens"}
@@ -115,7 +115,7 @@ class TextStatistics(Result):
             for part, found in by_part.items()
         }  # fmt: skip
 
-    def figures(self) -> dict[str, Figure]:
+    def figures(self) -> dict[str, Plot]:
         """Return the map of each statistic."""
         from probe.analyses.stats.figures import statistic_map
 
