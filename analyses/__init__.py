@@ -10,6 +10,10 @@ from importlib import import_module
 from typing import Any
 
 TABLE: dict[str, str] = {
+    "circuit": "probe.analyses.circuits.search.analysis:Search",
+    "circuit edges": "probe.analyses.circuits.edges.analysis:EdgeSearch",
+    "circuit reuse": "probe.analyses.circuits.reuse.analysis:Comparison",
+    "circuit repair": "probe.analyses.circuits.repair.analysis:Repairing",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 

@@ -19,7 +19,6 @@ from probe.errors import ProbeError, UsageError
 
 COMMANDS = {
     "bench": "probe.app.cli.bench",
-    "circuit": "probe.app.cli.circuit",
     "heads": "probe.app.cli.heads",
     "intervene": "probe.app.cli.intervene",
     "models": "probe.app.cli.models",

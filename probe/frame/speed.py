@@ -33,7 +33,8 @@ def measure(model: Model) -> Speed:
 
     from probe.engine.decoding import repeat
 
-    ids = torch.arange(1, TOKENS + 1) % model.vocab
+    tokens = min(TOKENS, model.context - STEPS - 1)  # a small model may have fewer positions
+    ids = torch.arange(1, tokens + 1) % model.vocab
     model.prefill(ids)  # the first pass also pays for waking threads and allocating
     start = time.perf_counter()
     cache = model.prefill(ids)
@@ -47,7 +48,7 @@ def measure(model: Model) -> Speed:
 
     one, many = step(1), step(ROWS)
     return Speed(
-        per_operation=read / operations(model, TOKENS),
+        per_operation=read / operations(model, tokens),
         per_step=one,
         per_row=max(many - one, 0.0) / (ROWS - 1),
     )
