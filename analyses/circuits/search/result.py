@@ -27,8 +27,8 @@ HEADS_MEANING = (
     "path of its stage what it writes in the corrupted prompt, in percent of the gap (mean corrupted LD less mean "
     "clean LD); positive supports the answer; n/a if the gap is within its error. logits: the same change, not "
     "divided. ±: standard errors over prompts. role: what the head's END row reads: a mover reads the right answer and "
-    "supports it; a negative mover reads a wrong answer and demotes it; copy suppression reads the right answer and demotes it; "
-    "a parked head puts most of its row on the first token."
+    "supports it; a negative mover reads a wrong answer and demotes it; copy suppression reads the right answer and "
+    "demotes it; a parked head puts most of its row on the first token."
 )
 TESTS_MEANING = (
     "LD: mean logit difference after the knock-out, means of the draws where there are several. value is divided by "
