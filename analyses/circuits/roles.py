@@ -15,6 +15,12 @@ from __future__ import annotations
 from probe.analyses.circuits.end_attention import FIRST, EndAttention
 from probe.heads import Head
 
+ROLES = (
+    "A mover reads the right answer and supports it; a negative mover reads a wrong answer and demotes it; copy "
+    "suppression reads the right answer and demotes it; a wrong mover reads a wrong answer and supports it; a parked "
+    "head puts most of its row on the first token."
+)
+"""The names, for the line under a table."""
 SUBJECT = ("S1", "S2")
 READS = 0.15
 """A head reads an answer if its END row puts at least this weight on it."""

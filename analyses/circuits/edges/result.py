@@ -19,7 +19,7 @@ from probe.edges.scores import EdgeScores, Ranking
 from probe.errors import UsageError
 from probe.frame.findings import Finding
 from probe.frame.scores import HeadScore
-from probe.frame.tables import Column, Table, decimal, written
+from probe.frame.tables import Table, columns, decimal, written
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
@@ -112,22 +112,16 @@ class Edges(Result):
     def summary(self) -> tuple[str, ...]:
         lines = [f"{self.scores.graph.describe()}; scores by {self.method}."]
         if not self.has_faithfulness:
-            lines.append(
-                "The gap of the prompts of the curve is within its error, so that circuits have no faithfulness."
-            )
+            lines.append("The gap of the curve's prompts is within its error, so that circuits have no faithfulness.")
         for by, name in (("magnitude", "CMD"), ("support", "CPR")) if self.has_faithfulness else ():
             curve = self.curve(by)  # pyright: ignore[reportArgumentType]
-            value, control = curve.cpr, curve.random_cpr
-            if name == "CMD":
-                value, control = curve.cmd, curve.random_cmd
+            value, control = (getattr(curve, f"{kind}{name.lower()}") for kind in ("", "random_"))
             beside = f", and random circuits have {float(control.mean()):.3f}" if len(control) else ""
             reached = curve.smallest()
             kept = "no circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
             lines.append(f"Ranked by {by}, {kept} nine tenths of the logit difference; {name} is {value:.3f}{beside}.")
-        if len(self.exact) >= 3:
-            lines.append(
-                f"Scores and exact effects of the best {len(self.exact)} edges correlate at {self.agreement:.2f}."
-            )
+        if (count := len(self.exact)) >= 3:
+            lines.append(f"Scores and exact effects of the best {count} edges correlate at {self.agreement:.2f}.")
         return tuple(lines)
 
     def findings(self) -> tuple[Finding, ...]:
@@ -145,58 +139,43 @@ class Edges(Result):
         return self.scores.to_df(top=min(100, self.scores.graph.edges))
 
     def tables(self) -> dict[str, Table]:
-        signed = written("+.1f")
-        ends = Column(name="sender", header="sender"), Column(name="receiver", header="receiver")
-        rows = self.to_df()
-        exact = self.exact
+        rows, exact, nan = self.to_df(), self.exact, float("nan")
         if not self.divides:
-            rows = rows.assign(percent=float("nan"))
-            exact = exact.assign(percent=float("nan"), exact=float("nan"), exact_error=float("nan"))
-        score = Column(name="percent", header="score, %", write=signed)
-        logits = (
-            Column(name="raw", header="logits", write=written("+.3f")),
-            Column(name="standard_error", header="±", write=written(".3f")),
-        )
+            rows, exact = rows.assign(percent=nan), exact.assign(percent=nan, exact=nan, exact_error=nan)
+        score = columns(sender="sender", receiver="receiver", percent=("score, %", written("+.1f")))
+        logits = columns(raw=("logits", written("+.3f")), standard_error=("±", written(".3f")))
         found = {
             "edges": Table(
-                rows=rows, columns=(*ends, score, *logits), meaning=EDGES_MEANING, title="best edges by score", top=10
+                rows=rows, columns=score + logits, meaning=EDGES_MEANING, title="best edges by score", top=10
             )
         }
+        count = written(",")
+        sizes = columns(
+            percent=("% of edges", written("g")), edges=("edges", count), connected=("connected", count),
+            faithfulness=("f", decimal),
+        )  # fmt: skip
+        if len(self.random):
+            sizes += columns(random=("random f", decimal, "random_least", "random_most"))
         for by in RANKINGS:
             curve = self.curve(by).to_df()
             if not self.has_faithfulness:
-                curve = curve.assign(**dict.fromkeys(curve.columns[3:], float("nan")))
-            columns = [
-                Column(name="percent", header="% of edges", write=written("g")),
-                Column(name="edges", header="edges", write=written(",")),
-                Column(name="connected", header="connected", write=written(",")),
-                Column(name="faithfulness", header="f", write=decimal),
-            ]
-            if "random" in curve:
-                columns.append(
-                    Column(name="random", header="random f", write=decimal, low="random_least", high="random_most")
-                )
+                curve = curve.assign(**dict.fromkeys(curve.columns[3:], nan))
             found[by] = Table(
-                rows=curve, columns=tuple(columns), meaning=CURVE_MEANING, title=f"circuits of edges ranked by {by}"
+                rows=curve, columns=sizes, meaning=CURVE_MEANING, title=f"circuits of edges ranked by {by}"
             )
         if len(exact):
-            one = Column(name="exact", header="exact, %", write=signed)
-            error = Column(name="exact_error", header="±", write=written(".1f"))
-            columns, title = (*ends, score, one, error), "the best edges, patched one at a time"
-            found["exact"] = Table(rows=exact, columns=columns, meaning=EXACT_MEANING, title=title, top=10)
+            effects = columns(exact=("exact, %", written("+.1f")), exact_error=("±", written(".1f")))
+            title = "the best edges, patched one at a time"
+            found["exact"] = Table(rows=exact, columns=score + effects, meaning=EXACT_MEANING, title=title, top=10)
         return found
 
     def head_scores(self) -> dict[str, HeadScore]:
         if not self.divides:
             return {}
         graph, out = self.scores.graph, 100 * self.scores.out_of() / self.scores.gap
-        return {
-            "edges out of heads": HeadScore(
-                values=torch.stack([out[graph.written(layer)] for layer in range(graph.layers)]),
-                unit="percent of the gap",
-                sign="sum of the scores of the edges that leave the head; positive: what it writes supports the answer",
-            )
-        }
+        values = torch.stack([out[graph.written(layer)] for layer in range(graph.layers)])
+        sign = "sum of the scores of the edges that leave the head; positive: what it writes supports the answer"
+        return {"edges out of heads": HeadScore(values=values, unit="percent of the gap", sign=sign)}
 
     def figures(self) -> dict[str, Figure]:
         """Return faithfulness by size for each ranking, and the best edges' scores beside their exact effects."""

@@ -11,7 +11,7 @@ from probe.analyses.circuits.quotient import of_draws
 from probe.analyses.circuits.repair.claims import HEADS_MATTER, REPAIRED, TOKENS_MATTER
 from probe.analyses.circuits.repair.forcing import HEADS, NONE, REPAIR, RIGHT, TOKENS
 from probe.frame.findings import Estimate, Finding
-from probe.frame.tables import Column, Table, percent, written
+from probe.frame.tables import Table, columns, percent, written
 from probe.heads import Head
 from probe.saving.results import Result
 
@@ -59,8 +59,8 @@ class Repair(Result):
     def summary(self) -> tuple[str, ...]:
         names = " ".join(map(str, self.heads))
         return (
-            f"On {self.source}, {names} read the wrong answer and demote it. Forced onto the wrong answers of "
-            f"{self.target}, they raise the share of prompts whose right answer beats the other "
+            f"The heads that read the wrong answer of {self.source} and demote it: {names}. Forced onto the wrong "
+            f"answers of {self.target}, they change the share of prompts whose right answer beats the other "
             f"{round(1 / self.chance) - 1} from {self.value(NONE):.1%} to {self.value(REPAIR):.1%}; "
             f"{self.value(REPAIR, 'newly_wrong'):.0f} prompts turn wrong.",
             f"Controls: the same heads forced onto the right answer give {self.value(RIGHT):.1%}, onto random tokens "
@@ -71,45 +71,27 @@ class Repair(Result):
         )
 
     def findings(self) -> tuple[Finding, ...]:
+        about = {"seed": self.manifest.seed, "command": self.manifest.command}
         controls = ((REPAIRED, NONE), (HEADS_MATTER, HEADS), (TOKENS_MATTER, TOKENS))
         return tuple(
-            claim.finding(
-                self.accuracy(REPAIR), self.accuracy(control), seed=self.manifest.seed, command=self.manifest.command
-            )
-            for claim, control in controls
+            claim.finding(self.accuracy(REPAIR), self.accuracy(control), **about) for claim, control in controls
         )
 
     def tables(self) -> dict[str, Table]:
         mean = self.to_df()
         estimates = [self.accuracy(name) for name in mean["condition"]]
-        mean = mean.assign(low=[each.low for each in estimates], high=[each.high for each in estimates])
-        numbers = (
-            Column(name="newly_wrong", header="newly wrong", write=written(".1f")),
-            Column(name="newly_right", header="newly right", write=written(".1f")),
-        )
-        condition = Column(name="condition", header="forced")
-        top = Column(name="top1", header="vocabulary", write=percent)
-        best = Column(name="best", header="best", write=percent, low="low", high="high")
+        mean = mean.assign(best_low=[each.low for each in estimates], best_high=[each.high for each in estimates])
+        condition, heads = columns(condition="forced", heads="heads")
+        numbers = columns(
+            best=("best", percent, "best_low", "best_high"), top1=("vocabulary", percent),
+            newly_wrong=("newly wrong", written(".1f")), newly_right=("newly right", written(".1f")),
+        )  # fmt: skip
+        title = f"{self.target}, heads of {self.source}: {' '.join(map(str, self.heads))}"
+        means = f"{MEANING} Means of the draws; the interval spans all of them."
+        drawn = Table(rows=self.conditions, columns=(condition, heads, *numbers), meaning=MEANING, title="every draw")
         return {
-            "conditions": Table(
-                rows=mean,
-                columns=(condition, best, top, *numbers),
-                meaning=f"{MEANING} Means of the draws; the interval spans all of them.",
-                title=f"{self.target}, heads of {self.source}: {' '.join(map(str, self.heads))}",
-            ),
-            "draws": Table(
-                rows=self.conditions,
-                columns=(
-                    condition,
-                    Column(name="heads", header="heads"),
-                    Column(name="best", header="best", write=percent, low="best_low", high="best_high"),
-                    top,
-                    *numbers,
-                ),
-                meaning=MEANING,
-                title="every draw",
-            ),
-        }
+            "conditions": Table(rows=mean, columns=(condition, *numbers), meaning=means, title=title), "draws": drawn
+        }  # fmt: skip
 
     def figures(self) -> dict[str, Figure]:
         """Return the share of right answers under each condition."""

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from probe.analyses.circuits.reuse.claims import CHANCE, SHARED, shared_of
 from probe.analyses.circuits.reuse.settings import AGAIN, CONTROL, FIRST, RUNS, SECOND
+from probe.analyses.circuits.roles import ROLES
 from probe.analyses.circuits.search.result import Circuit
 from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore
-from probe.frame.tables import Column, Table, decimal, written
+from probe.frame.tables import Table, columns, decimal, written
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
@@ -120,44 +121,33 @@ class Reuse(Result):
         own = self.overlaps[self.overlaps["stage"] == "logits"].set_index("run")
         shared, control = (shared_of(int(own.loc[name, "shared"]), self.k) for name in (SECOND, CONTROL))
         chance = float(own.loc[SECOND, "chance"]) / self.k
-        return (
-            SHARED.finding(shared, control, **about),
-            CHANCE.finding(shared, Estimate(chance, chance, chance), **about),
-        )
+        by_chance = CHANCE.finding(shared, Estimate(chance, chance, chance), **about)
+        return SHARED.finding(shared, control, **about), by_chance
 
     def tables(self) -> dict[str, Table]:
-        overlaps = Table(
-            rows=self.overlaps.assign(
-                beside=self.overlaps["run"].map(
-                    {SECOND: self.tasks[SECOND], AGAIN: f"{self.tasks[FIRST]}, other prompts", CONTROL: "control"}
-                )
+        first, second = self.tasks[FIRST], self.tasks[SECOND]
+        beside = {SECOND: second, AGAIN: f"{first}, other prompts", CONTROL: self.tasks[CONTROL]}
+        shown = columns(
+            stage="stage", beside=f"{first} and", shared=f"shared of {self.k}", chance=("by chance", written(".1f")),
+            weighted=("weighted", decimal),
+        )  # fmt: skip
+        roles = columns(role="role", first=first, second=second, both="same role in both")
+        return {
+            "overlaps": Table(
+                rows=self.overlaps.assign(beside=self.overlaps["run"].map(beside)),
+                columns=shown,
+                meaning=f"shared: heads that are among the {self.k} largest effects of both, whatever their sign. "
+                "weighted: sum over heads of the smaller of both effects, each divided by the sum of its task's "
+                "effects: 1 for the same effects up to a factor, 0 for effects of different heads. "
+                f"{first} on other prompts is full reuse; {self.tasks[CONTROL]} is the unrelated control.",
             ),
-            columns=(
-                Column(name="stage", header="stage"),
-                Column(name="beside", header=f"{self.tasks[FIRST]} and"),
-                Column(name="task", header="task"),
-                Column(name="shared", header=f"shared of {self.k}"),
-                Column(name="chance", header="by chance", write=written(".1f")),
-                Column(name="weighted", header="weighted", write=decimal),
+            "roles": Table(
+                rows=self.roles(),
+                columns=roles,
+                meaning=f"The {self.k} largest effects on the logits, by what the head's END row reads. {ROLES}",
+                title="roles",
             ),
-            meaning=f"shared: heads that are among the {self.k} largest effects of both, whatever their sign. "
-            "weighted: sum over heads of the smaller of both effects, each divided by the sum of its task's effects: 1 "
-            "for the same effects up to a factor, 0 for effects of different heads. control: an unrelated task.",
-        )
-        roles = Table(
-            rows=self.roles(),
-            columns=(
-                Column(name="role", header="role"),
-                Column(name=FIRST, header=self.tasks[FIRST]),
-                Column(name=SECOND, header=self.tasks[SECOND]),
-                Column(name="both", header="same role in both"),
-            ),
-            meaning="Heads with the largest effects on the logits, by what their END row reads: a mover reads the "
-            "right answer and supports it, a negative mover reads a wrong answer and demotes it, copy suppression "
-            "reads the right answer and demotes it, a parked head puts most of its row on the first token.",
-            title="roles",
-        )
-        return {"overlaps": overlaps, "roles": roles}
+        }
 
     def head_scores(self) -> dict[str, HeadScore]:
         return {

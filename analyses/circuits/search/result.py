@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from probe.analyses.circuits.quotient import Z, of_draws, quotient
+from probe.analyses.circuits.roles import ROLES
 from probe.analyses.circuits.search.claims import FAITHFUL
 from probe.analyses.circuits.search.settings import STAGES
 from probe.analyses.circuits.search.stages import heads_of
 from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore
-from probe.frame.tables import Column, Table, decimal, percent, written
+from probe.frame.tables import Table, columns, decimal, percent, written
 from probe.heads import Head
 from probe.saving.results import Result
 
@@ -26,9 +27,7 @@ HEADS_MEANING = (
     "LD: logit(good) - logit(bad) at END, the last token. effect: change of the mean LD when the head writes along the "
     "path of its stage what it writes in the corrupted prompt, in percent of the gap (mean corrupted LD less mean "
     "clean LD); positive supports the answer; n/a if the gap is within its error. logits: the same change, not "
-    "divided. ±: standard errors over prompts. role: what the head's END row reads: a mover reads the right answer and "
-    "supports it; a negative mover reads a wrong answer and demotes it; copy suppression reads the right answer and "
-    "demotes it; a parked head puts most of its row on the first token."
+    f"divided. ±: standard errors over prompts. role: what the head's END row reads. {ROLES}"
 )
 TESTS_MEANING = (
     "LD: mean logit difference after the knock-out, means of the draws where there are several. value is divided by "
@@ -130,39 +129,21 @@ class Circuit(Result):
         return kept[kept["kept"]].reset_index(drop=True)
 
     def tables(self) -> dict[str, Table]:
-        signed, numbers = written("+.1f"), ("percent", "percent_error")
-        rows = self.to_df() if self.divides else self.to_df().assign(**dict.fromkeys(numbers, float("nan")))
-        found = {
-            "heads": Table(
-                rows=rows,
-                columns=(
-                    Column(name="stage", header="stage"),
-                    Column(name="name", header="head"),
-                    Column(name="percent", header="effect, %", write=signed),
-                    Column(name="percent_error", header="±", write=written(".1f")),
-                    Column(name="raw", header="logits", write=written("+.3f")),
-                    Column(name="standard_error", header="±", write=written(".3f")),
-                    Column(name="role", header="role"),
-                ),
-                meaning=HEADS_MEANING,
-                title=f"heads of {self.task} by stage, from the logits backwards",
-            )
-        }
+        rows, nan = self.to_df(), float("nan")
+        if not self.divides:
+            rows = rows.assign(percent=nan, percent_error=nan)
+        shown = columns(
+            stage="stage", name="head", percent=("effect, %", written("+.1f")), percent_error=("±", written(".1f")),
+            raw=("logits", written("+.3f")), standard_error=("±", written(".3f")), role="role",
+        )  # fmt: skip
+        title = f"heads of {self.task} by stage, from the logits backwards"
+        found = {"heads": Table(rows=rows, columns=shown, meaning=HEADS_MEANING, title=title)}
         if len(self.tests):
-            rows = self.tests if self.faithfulness("circuit")[0].known else self.tests.assign(value=float("nan"))
-            mean = rows.groupby(["test", "what"], sort=False)[["heads", "ld", "value"]].mean().reset_index()
-            found["tests"] = Table(
-                rows=mean,
-                columns=(
-                    Column(name="test", header="test"),
-                    Column(name="what", header="of"),
-                    Column(name="heads", header="heads", write=written(".0f")),
-                    Column(name="ld", header="LD", write=written(".2f")),
-                    Column(name="value", header="value", write=decimal),
-                ),
-                meaning=TESTS_MEANING,
-                title="knock-outs",
-            )
+            tests = self.tests if self.faithfulness("circuit")[0].known else self.tests.assign(value=nan)
+            mean = tests.groupby(["test", "what"], sort=False)[["heads", "ld", "value"]].mean().reset_index()
+            whole, two = written(".0f"), written(".2f")
+            shown = columns(test="test", what="of", heads=("heads", whole), ld=("LD", two), value=("value", decimal))
+            found["tests"] = Table(rows=mean, columns=shown, meaning=TESTS_MEANING, title="knock-outs")
         return found
 
     def head_scores(self) -> dict[str, HeadScore]:
@@ -170,9 +151,8 @@ class Circuit(Result):
         found = {}
         for stage in self.receivers if self.divides else ():
             values, half = self.percent(stage), Z * self.percent(stage, "percent_error")
-            found[stage] = HeadScore(
-                values=values, unit="percent of the gap", sign=sign, low=values - half, high=values + half
-            )
+            bounds = {"low": values - half, "high": values + half}
+            found[stage] = HeadScore(values=values, unit="percent of the gap", sign=sign, **bounds)
         return found
 
     def figures(self) -> dict[str, Figure]:

@@ -1,4 +1,4 @@
-"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and LD."""
+"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and the LD."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Of `prompts` clean prompts; shares with Wilson intervals, the mean LD (in logits) with a bootstrap interval.
+    """Accuracy on `prompts` clean prompts: shares with Wilson intervals, mean LD (in logits) with a bootstrap interval.
 
     top1: good is first in the whole vocabulary. good_over_bad: logit(good) > logit(bad). best: good is first among the
     `choices`, None where the prompts have none; its chance is 1 / choices. ld_sd: standard deviation over prompts, NaN

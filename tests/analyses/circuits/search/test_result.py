@@ -40,7 +40,8 @@ def test_the_circuit_keeps_more_than_random_heads_do(found):
 def test_the_claim_has_its_intervals(found):
     finding = found.findings()[0]
     assert finding.verdict == "holds" and finding.n == 8 and finding.seed == 0
-    assert finding.low < finding.value == pytest.approx(found.value("faithfulness", "circuit")) < finding.high
+    assert finding.value == pytest.approx(found.value("faithfulness", "circuit"))
+    assert finding.low < finding.value < finding.high
     assert finding.control_value == pytest.approx(found.value("faithfulness", "random"))
     score = found.head_scores()["logits"]
     assert bool((score.low <= score.values).all()) and float(score.values[23, 3]) == found.stage("logits")["percent"][0]
