@@ -14,6 +14,10 @@ TABLE: dict[str, str] = {
     "intervene act": "probe.analyses.act.analysis:ActAnalysis",
     "sinks": "probe.analyses.sinks.analysis:SinkAnalysis",
     "stats": "probe.analyses.stats.analysis:Stats",
+    "circuit": "probe.analyses.circuits.search.analysis:Search",
+    "circuit edges": "probe.analyses.circuits.edges.analysis:EdgeSearch",
+    "circuit reuse": "probe.analyses.circuits.reuse.analysis:Comparison",
+    "circuit repair": "probe.analyses.circuits.repair.analysis:Repairing",
 }
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 

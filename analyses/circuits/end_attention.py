@@ -1,4 +1,4 @@
-"""Where the heads look from END: the weight that the last token's row puts on each role of the prompts."""
+"""Where the heads look from END: the attention weight that the last token's row puts on each role of the prompts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from probe.patching.pairs import Pairs
 
 FIRST, OTHER = "first token", "elsewhere"
-"""The prompt's first token, where heads with nothing to do look, and all that is no role."""
+"""Names of two more roles: the prompt's first token, where parked heads look, and all tokens without a role."""
 END = "END"
 
 
@@ -32,16 +32,16 @@ class EndAttention:
     roles: tuple[str, ...]
 
     def of(self, head: Head | tuple[int, int]) -> dict[str, float]:
-        """The weight of each role under one head."""
+        """Return the weight of each role under one head."""
         return dict(zip(self.roles, self.mass[tuple(head)].tolist(), strict=True))
 
     def favourite(self, head: Head | tuple[int, int], *, among: tuple[str, ...] | None = None) -> tuple[str, float]:
-        """The role that gets most from a head, and how much; among all that are not "elsewhere" unless said."""
+        """Return the role with the largest weight under a head, and the weight; "elsewhere" is never returned."""
         weights = self.of(head)
         return max(((name, weights[name]) for name in (among or self.roles) if name != OTHER), key=lambda pair: pair[1])
 
     def to_df(self) -> pd.DataFrame:
-        """One row for each head, one column for each role."""
+        """Return one row for each head, with one column for each role."""
         layers, heads, _ = self.mass.shape
         index = [(layer, head) for layer in range(layers) for head in range(heads)]
         rows = [
@@ -53,7 +53,10 @@ class EndAttention:
 
 @torch.no_grad()
 def end_attention(model: Model, pairs: Pairs, *, batch: int = 16) -> EndAttention:
-    """The clean prompts' END rows over their roles, and over the first token and all others: no map is built."""
+    """Return the END rows of the clean prompts over their roles, the first token and all other tokens.
+
+    The weights are sums over key sets inside attention; no attention map is built.
+    """
     names = [name for name in pairs.roles if name != END]
     total = torch.zeros(model.n_layers, model.n_heads, len(names) + 2, dtype=torch.float64)
     for _, part in pairs.batches(batch):

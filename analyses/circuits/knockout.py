@@ -1,15 +1,16 @@
-"""Circuits of heads put to the test: every other head is knocked out, and the logit difference says what is left.
+"""Knock-outs, which test a circuit of heads: every other head is knocked out, and the logit difference is measured.
 
-Wang et al. 2022, section 4. F(C) is the mean logit difference with every head outside C knocked out, MLPs never.
+Wang et al. 2022, section 4. F(C) is the mean logit difference with every head outside C knocked out; MLPs stay.
 
-    faithfulness   F(C) / F(M), M the whole model
-    completeness   |F(C - K) - F(M - K)| for subsets K of C: small where nothing outside C does what K does
-    minimality     |F(C - K - v) - F(C - K)| / F(M) for each head v, K the other heads of its stage
+    faithfulness   (F(C) - F(nothing)) / span, with span = F(M) - F(nothing) and M the whole model
+    completeness   |F(C - K) - F(M - K)| / span for subsets K of C: small where nothing outside C does what K does
+    minimality     (F(C) - F(C - v)) / span for each head v that acts on the logits
 
-A score depends on what a knocked-out head writes instead (Miller et al. 2024 find the IOI circuit's faithfulness
-anywhere from below 0 to above 1), so what was written is part of every record: "corrupted", the head's z in the
-corrupted prompt at the same position; "mean", its mean over the corrupted prompts of the same group at the same
-distance from END; "zero".
+The authors take F(C) / F(M) for faithfulness, and for minimality the best of several subsets K that v is taken out
+with. A score depends on what a knocked-out head writes instead: with other choices Miller et al. 2024 measure values
+from below 0 to above 1 for the faithfulness of the IOI circuit. The settings of a run therefore name the choice:
+"corrupted" is the head's z in the corrupted prompt at the same position; "mean" is its mean over the corrupted prompts
+of the same group at the same distance from END; "zero" is zero.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from probe.analyses.circuits.search.settings import FILLS
 from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
@@ -30,8 +32,6 @@ from probe.interventions.call import AttentionCall
 if TYPE_CHECKING:
     from probe.models import Model
     from probe.patching.pairs import Pairs
-
-FILLS = ("corrupted", "mean", "zero")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +53,7 @@ class KnockOut(Intervention):
 
 
 class Bench:
-    """A model and its prompts, ready for knock-outs: `score(kept)` is F, [prompts]."""
+    """A model and its prompts, ready for knock-outs: `score(kept)` returns logit differences, whose mean is F(kept)."""
 
     def __init__(self, model: Model, pairs: Pairs, *, fill: str = "corrupted", batch: int = 20) -> None:
         if fill not in FILLS:
@@ -72,7 +72,7 @@ class Bench:
 
     @torch.no_grad()
     def score(self, kept: Tensor | Iterable[Head]) -> Tensor:
-        """Logit differences [prompts] with only these heads left in place: heads, or [layers, heads] bool."""
+        """Return logit differences [prompts] with only the kept heads in place; a mask is [layers, heads]."""
         if not isinstance(kept, Tensor):
             kept = self.mask(kept)
         found = torch.empty(self._size)
@@ -83,7 +83,7 @@ class Bench:
         return found
 
     def mask(self, heads: Iterable[Head]) -> Tensor:
-        """[layers, heads], True at these."""
+        """Return a mask [layers, heads] that is True at the heads."""
         mask = torch.zeros(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
         for head in heads:
             mask[tuple(head)] = True
@@ -91,12 +91,12 @@ class Bench:
 
     @property
     def all(self) -> Tensor:
-        """Every head."""
+        """The mask of every head."""
         return torch.ones(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
 
 
 def _group_means(fills: Sequence[Mapping[int, Tensor]], parts: Sequence[Pairs]) -> list[dict[int, Tensor]]:
-    """Each prompt's fill replaced by the mean over its group and length, wherever in the batches its members are."""
+    """Return fills in which each prompt has the mean over its group and length, taken over all batches."""
     kinds = [
         (group, int(length))
         for part in parts

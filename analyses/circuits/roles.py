@@ -1,4 +1,4 @@
-"""What a head of a circuit is called: by the answers that it reads from END, and by which of them it helps.
+"""Names for the heads of a circuit, by the answer that a head reads from END and by whether it supports the right one.
 
     mover             reads the right answer, and supports it
     copy suppression  reads the right answer, and works against it
@@ -7,7 +7,7 @@
     parked            reads no answer; most of its row is on the first token
     other             reads something else
 
-The names are Wang et al.'s and Merullo et al.'s; that a head reads an answer says what its row does, not why.
+The names are those of Wang et al. 2022 and Merullo et al. 2024. They describe what the head's END row does, not why.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ from __future__ import annotations
 from probe.analyses.circuits.end_attention import FIRST, EndAttention
 from probe.heads import Head
 
+ROLES = (
+    "A mover reads the right answer and supports it; a negative mover reads a wrong answer and demotes it; copy "
+    "suppression reads the right answer and demotes it; a wrong mover reads a wrong answer and supports it; a parked "
+    "head puts most of its row on the first token."
+)
+"""The names, for the line under a table."""
 SUBJECT = ("S1", "S2")
 READS = 0.15
-"""The weight of END's row from which on a head reads an answer."""
+"""A head reads an answer if its END row puts at least this weight on it."""
 
 
 def is_right(role: str) -> bool:
-    """Whether a role of a prompt is the right answer's: IO of IOI, "right" elsewhere."""
+    """Return whether a role is the right answer's: IO in IOI, "right" in other tasks."""
     return role in ("IO", "right")
 
 
 def is_wrong(role: str) -> bool:
-    """Whether a role of a prompt is a wrong answer's."""
+    """Return whether a role is a wrong answer's."""
     return role in SUBJECT or role.startswith("wrong")
 
 
 def reading(attention: EndAttention, head: Head) -> tuple[float, float]:
-    """The weights of a head's END row on the right answer and on the wrong answer that it reads most.
+    """Return the weights of a head's END row on the right answer and on the wrong answer that it reads most.
 
-    One answer may stand in a prompt twice, as IOI's subject does (S1, S2); of several wrong answers each counts alone,
-    or a head that reads all answers alike would seem to read the wrong ones.
+    One answer may stand in a prompt twice, as the subject of IOI does (S1, S2), and its weights are added. Different
+    wrong answers are not added: a head that reads all answers alike would seem to read the wrong ones.
     """
     weights = attention.of(head)
     right = sum(weight for role, weight in weights.items() if is_right(role))
@@ -44,7 +50,7 @@ def reading(attention: EndAttention, head: Head) -> tuple[float, float]:
 
 
 def called(attention: EndAttention, head: Head, effect: float) -> str:
-    """The name of a head with this effect, positive where it supports the right answer."""
+    """Return the name of a head with this effect, which is positive where it supports the right answer."""
     right, wrong = reading(attention, head)
     if max(right, wrong) < READS:
         return "parked" if attention.of(head)[FIRST] > 0.5 else "other"

@@ -19,7 +19,6 @@ from probe.errors import ProbeError, UsageError
 
 COMMANDS = {
     "bench": "probe.app.cli.bench",
-    "circuit": "probe.app.cli.circuit",
     "models": "probe.app.cli.models",
 }
 """Commands that are no analysis -> the module whose `command` each is."""

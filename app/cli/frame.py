@@ -66,14 +66,19 @@ class AnalysisGroup(click.Group):
 
     def __init__(self, word: str) -> None:
         self.word = word
-        base = inspect.getdoc(settings_of(word)) if word in TABLE else None
         names = ", ".join(self._names())
-        more = f"\n\nSubcommands: {names}. Anything else is the first argument of `probe {word}`." if base else ""
-        text = (base or f"Commands: {names}.") + more
-        super().__init__(word, help=text, short_help=text.splitlines()[0], no_args_is_help=True)
-        if base:
+        text, metavar = f"Commands: {names}.", None
+        if word in TABLE:
             own = analysis_command(word)
-            self.subcommand_metavar = f"{own.params[0].make_metavar(click.Context(own))} | {' | '.join(self._names())}"
+            place = own.params[0].make_metavar(click.Context(own))
+            metavar = f"{place} | {' | '.join(self._names())}"
+            text = (
+                f"{own.help}\n\nSubcommands: {names}. Anything else is {place}, the first argument of `probe {word}`; "
+                f"`probe {word} {place} --help` lists its options."
+            )
+        super().__init__(
+            word, help=text, short_help=text.splitlines()[0], subcommand_metavar=metavar, no_args_is_help=True
+        )
 
     def _names(self) -> list[str]:
         return [name.removeprefix(f"{self.word} ") for name in TABLE if name.startswith(f"{self.word} ")]
@@ -88,7 +93,9 @@ class AnalysisGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if self.word in TABLE and args[0] not in self._names():
-            return args[0], analysis_command(self.word), args
+            own = analysis_command(self.word)
+            own.params[0].metavar = ""  # in its usage line the argument's value already stands there as a name
+            return args[0], own, args
         return super().resolve_command(ctx, args)
 
 

@@ -34,7 +34,7 @@ def measure(model: Model) -> Speed:
 
     from probe.engine.decoding import repeat
 
-    tokens = min(TOKENS, model.context - STEPS)  # a small model may read fewer
+    tokens = min(TOKENS, model.context - STEPS - 1)  # a small model may have fewer positions
     ids = torch.arange(1, tokens + 1) % model.vocab
     model.prefill(ids)  # the first pass also pays for waking threads and allocating
     start = time.perf_counter()

@@ -51,6 +51,17 @@ class Column:
         return f"{text} [{self.write(row[self.low])}, {self.write(row[self.high])}]"
 
 
+def columns(**shown: Any) -> tuple[Column, ...]:
+    """Return columns by their names: a header, or a header with the further fields of a `Column` in order."""
+    return tuple(
+        Column(
+            **dict(zip(("header", "write", "low", "high"), [each] if isinstance(each, str) else each, strict=False)),
+            name=name,
+        )
+        for name, each in shown.items()
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Table:
     """A table of a result.

@@ -1,46 +1,42 @@
-"""`probe circuit` on the packaged model and a few pairs: what it prints, saves and refuses."""
+"""`probe circuit`: what it prints, saves and refuses, on the toy and on run folders of the packaged model."""
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 
 import pytest
 
 import probe
-from probe.analyses.circuits.edges import result as edge_circuits
-from probe.analyses.circuits.edges.result import Edges
-from probe.analyses.circuits.search.result import Circuit
+from probe.analyses.circuits import edges, search
+from probe.analyses.circuits.pairs_analysis import PairsAnalysis
+from probe.analyses.circuits.tasks import NAMES
 from probe.app import cli
+from probe.app.cli import work
+from probe.frame.speed import measure
 from probe.patching.nodes import MLP
+from probe.saving.results import Result
+from tests.analyses.circuits.runs import EDGES, SEARCH, shared_run
+from tests.analyses.circuits.toy_task import write_toy_task
+from tests.probe.toy_circuit import toy
 
-PAIRS = [
-    {
-        "clean": f"Then, {io} and {s} went to the {place}. {s} gave a drink to",
-        "corrupted": f"Then, {io} and {s} went to the {place}. {io} gave a drink to",
-        "good": f" {io}", "bad": f" {s}", "roles": {"IO": [io, 1], "S1": [s, 1], "S2": [s, 2]},
-    }
-    for io, s, place in (("Mary", "John", "store"), ("Tom", "Sarah", "school"), ("Anna", "Mark", "office"))
-]  # fmt: skip
+KEYS = {"settings", "manifest", "findings", "tables", "scores", "figures"}
 
 
 @pytest.fixture(autouse=True)
-def loaded_once(llama, monkeypatch):
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(work, "_pictures", lambda found, folder: None)
+
+
+@pytest.fixture
+def packaged(llama, monkeypatch):
     """The session's model stands in for a second load of the same one."""
-    monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
-    for module in ("circuit_run.save_pictures",):
-        monkeypatch.setattr(f"probe.app.cli.{module}", lambda figures, to: list(figures))
+    monkeypatch.setattr(probe, "load", lambda name, **options: llama)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("circuit") / "mine.jsonl"
-    path.write_text("\n".join(json.dumps(pair) for pair in PAIRS) + "\n")
-    return path
-
-
-def typed(file) -> list[str]:
-    return ["circuit", str(file), "--stages", "1", "--draws", "1", "--top", "3", "--out", str(file.parent / "run")]
+def measured_again(*arguments, **options):
+    pytest.fail("the finished run was done again")
 
 
 def refused(arguments, capsys) -> str:
@@ -50,58 +46,78 @@ def refused(arguments, capsys) -> str:
     return captured.err
 
 
-def test_a_file_of_pairs_as_json_then_as_tables(file, capsys, monkeypatch):
-    assert cli.run([*typed(file), "--json"]) == 0
+def test_a_file_of_pairs_as_json_then_as_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(probe, "load", lambda name, **options: model)
+    model, file, folder = toy(), write_toy_task(tmp_path / "mine.jsonl"), tmp_path / "run"
+    typed = ["circuit", str(file), "--stages", "2", "--draws", "1", "--keep", "3", "--out", str(folder)]
+    assert cli.run([*typed, "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)  # nothing else on stdout
-    found = Circuit.load(file.parent / "run")
-    assert content["folder"] == str(file.parent / "run") and len(content["effects"]) == 270
-    assert found.stage("logits").iloc[0]["name"] == "L23H3" and found.to_df()["kept"].all() and len(found.to_df()) == 3
-    assert content["findings"] == list(found.findings) and "3 pairs of mine" in captured.err
+    found = Result.load(folder)
+    assert content.keys() == KEYS and content["settings"]["keep"] == 3 and "4 pairs of prompts of mine" in captured.err
+    assert [row["name"] for row in content["tables"]["heads"]] == found.to_df()["name"].tolist()
+    assert set(content["scores"]) == {"logits", "queries"} and content["findings"][0]["name"] == "faithful"
+    assert set(content["figures"]) == {"circuit", "heads", "tests"}
 
-    monkeypatch.setattr(probe.Model, "logits", lambda *a, **options: pytest.fail("the finished run was done again"))
-    assert cli.run([*typed(file), "--quiet"]) == 0
+    monkeypatch.setattr(PairsAnalysis, "measured", measured_again)
+    assert cli.run([*typed, "--quiet", "--top", "1"]) == 0  # --top prints less, and is no setting
     out = capsys.readouterr().out
-    assert "negative mover" in out and "faithfulness" in out and found.findings[1] in out
+    assert "L1H0" in out and "faithfulness" in out and found.summary()[1] in out and "more rows: --top" in out
+    assert cli.run([*typed, "--keep", "4"]) == 2
+    error = capsys.readouterr().err
+    assert "made with other options (keep: expected 3, got 4)" in error and error.count("\n") == 1
 
 
-def test_tasks_are_listed_and_a_dry_run_only_says_what_would_run(capsys, tmp_path):
+def test_a_search_of_the_packaged_model(packaged, llama, tmp_path_factory, capsys, monkeypatch):
+    found, folder = shared_run(search, llama, SEARCH, tmp_path_factory)
+    monkeypatch.setattr(PairsAnalysis, "measured", measured_again)
+    typed = ["circuit", "ioi", "--prompts", "8", "--stages", "2", "--draws", "1", "--batch-size", "8"]
+    assert cli.run([*typed, "--out", str(folder), "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["tables"]["heads"][0]["name"] == found.stage("logits").iloc[0]["name"] == "L23H3"
+    assert len(found.stage("logits")) == 270 and found.to_df()["kept"].all()
+    assert len(content["scores"]["logits"]["values"]) == 30 and content["findings"][0]["verdict"] == "holds"
+    assert cli.run([*typed, "--out", str(folder), "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "negative mover" in out and "faithfulness" in out and found.summary()[1] in out
+
+
+def test_edges_of_the_packaged_model(packaged, llama, tmp_path_factory, capsys, monkeypatch):
+    found, folder = shared_run(edges, llama, EDGES, tmp_path_factory)
+    monkeypatch.setattr(PairsAnalysis, "measured", measured_again)
+    typed = ["circuit", "edges", "ioi", "--prompts", "8", "--steps", "2", "--percents", "0.5,2,100", "--draws", "1"]
+    typed += ["--exact", "4", "--batch-size", "3", "--out", str(folder)]
+    assert cli.run([*typed, "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content.keys() == KEYS and len(content["tables"]["exact"]) == 4 and len(content["tables"]["edges"]) == 100
+    assert found.scores.top(1)[0].receiver in ("logits", MLP(0))
+    assert cli.run([*typed, "--quiet"]) == 0
+    out = capsys.readouterr().out
+    assert "Ranked by support" in out and "embedding" in out and found.summary()[2] in out
+
+
+def test_tasks_are_listed_and_a_dry_run_only_says_what_would_run(packaged, llama, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(work, "measure", functools.cache(measure))
     assert cli.run(["circuit", "--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("ioi", "colored-objects", "greater-than", "reuse", "repair"))
+    assert all(name in re.sub(r"\s+", " ", out) for name in (*NAMES, "edges", "reuse", "repair"))
+    assert cli.run(["circuit", "ioi", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("Usage: probe circuit ioi [OPTIONS]\n")
     for command in (["ioi"], ["reuse", "ioi", "capitals"], ["repair"], ["edges", "ioi"]):
         assert cli.run(["circuit", *command, "--prompts", "8", "--dry-run", "--out", str(tmp_path / "none")]) == 0
         out = capsys.readouterr().out
         assert str(tmp_path / "none") in out and not (tmp_path / "none").exists()
-        assert re.search(r"\nabout (\d+ s|\d+ min \d+ s) at this machine's speed now, [\d.]+ GB of memory\n", out), out
+        assert re.search(r"\n\d+ units, about (\d+ s|\d+ min \d+ s) at this machine's speed now, ", out), out
     assert cli.run(["circuit", "edges", "ioi", "--dry-run", "--json", "--quiet"]) == 0
     content = json.loads(capsys.readouterr().out)
-    assert content["heads"] == 270 and 5 < content["seconds"] < 3600 and 1e9 < content["memory"] < 2e10
+    assert content["units"] == 2 * 2 + 1 + 2 + 3
+    assert 5 < content["seconds"] < 3600 and 1e9 < content["memory"] < 2e10 and content["passes"] > 10
+    assert sum(part["seconds"] for part in content["parts"]) == pytest.approx(content["seconds"])
 
 
-def test_edges_as_json_then_as_tables(file, capsys, monkeypatch):
-    mine = file.parent / "edges.jsonl"
-    mine.write_text("\n".join(json.dumps(pair) for pair in [*PAIRS, PAIRS[0]]) + "\n")
-    arguments = ["circuit", "edges", str(mine), "--steps", "1", "--draws", "1", "--exact", "3", "--prompts", "4"]
-    arguments += ["--out", str(file.parent / "edges")]
-    assert cli.run([*arguments, "--json"]) == 0
-    content = json.loads(capsys.readouterr().out)
-    found = Edges.load(file.parent / "edges")
-    assert content["findings"] == list(found.findings) and len(content["exact"]) == 3
-    assert found.scores.top(1)[0].receiver in ("logits", MLP(0))
-
-    monkeypatch.setattr(edge_circuits, "eap_ig", lambda *a, **options: pytest.fail("the finished run was done again"))
-    assert cli.run([*arguments, "--quiet"]) == 0
-    out = capsys.readouterr().out
-    assert "ranked by support:" in out and "embedding" in out and found.findings[2] in out
-
-
-def test_mistakes_are_one_line(capsys, file):
-    assert "No such command 'iou'" in refused(["circuit", "iou"], capsys)
+def test_mistakes_are_one_line(packaged, capsys):
+    assert "unknown task 'iou' (did you mean ioi?)" in refused(["circuit", "iou"], capsys)
     assert "no option 'shots'" in refused(["circuit", "ioi", "--set", "shots=2"], capsys)
     assert "expected NAME=VALUE, got 'shots'" in refused(["circuit", "ioi", "--set", "shots"], capsys)
     assert "greater-than" in refused(["circuit", "greater-than"], capsys)
     assert "unknown task 'iou' (did you mean ioi?)" in refused(["circuit", "reuse", "iou", "ioi"], capsys)
-    assert cli.run([*typed(file), "--top", "4"]) == 2
-    error = capsys.readouterr().err
-    assert "made with other options (top: expected 3, got 4)" in error and error.count("\n") == 1

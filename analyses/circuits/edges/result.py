@@ -1,83 +1,46 @@
-"""The circuit of a task as edges: all of them scored from gradients, and how much of the answer the best ones keep.
-
-A score, EAP's (Syed et al. 2023) or EAP-IG's (Hanna et al. 2024), is an estimate of what the logit difference does when
-an edge alone carries what its sender writes in the corrupted prompt. Three things put the scores to the test:
-
-    exact     the best edges patched one at a time, beside what their scores say
-    curve     MIB's faithfulness (Mueller et al. 2025) of circuits of growing size, with its areas CPR and CMD: edges
-              ranked by magnitude, and by how much they support the answer
-    random    circuits of as many edges, drawn at random
-
-Half of the prompts, drawn by the seed, give the scores; the curve is of the other half, which they have not seen.
-"""
+"""The result of scored edges: scores, exact effects of the best, and curves of circuits of growing size."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from probe.analyses.circuits.tasks.registry import task as built
-from probe.analyses.circuits.tasks.task import Task
-from probe.edges.attribution import eap, eap_ig
-from probe.edges.curves import PERCENTS, CircuitCurve, sizes_of
-from probe.edges.graph import EdgeCircuit, Graph
-from probe.edges.patched import edge_effects, logit_differences
+from probe.analyses.circuits.edges.claims import AGREEMENT, CMD, CPR, cmd, correlation, cpr
+from probe.analyses.circuits.edges.settings import RANKINGS
+from probe.analyses.circuits.quotient import divides, of_draws
+from probe.edges.curves import CircuitCurve
+from probe.edges.graph import Graph
 from probe.edges.scores import EdgeScores, Ranking
-from probe.edges.scores import joined as joined_scores
-from probe.edges.wiring import Wiring
 from probe.errors import UsageError
-from probe.patching.effects import Effects, joined
-from probe.saving.manifest import Recorder
-from probe.saving.old_runs import RunFolder, Steps, carry_out, config_of
+from probe.frame.findings import Finding
+from probe.frame.scores import HeadScore
+from probe.frame.tables import Table, columns, decimal, written
 from probe.saving.results import Result
-from probe.tokens import ids_hash
 
 if TYPE_CHECKING:
     from probe.figures import Plot
-    from probe.models import Model
-    from probe.patching.pairs import Pairs
 
-METHODS = ("eap-ig", "eap")
-RANKINGS: tuple[Ranking, ...] = ("magnitude", "support")
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a run does."""
-
-    task: str = "ioi"
-    prompts: int = 40
-    """Pairs of prompts; half of them give the scores."""
-    seed: int = 0
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the task, such as the shots of Colored Objects."""
-    method: str = "eap-ig"
-    """Where scores come from: gradients between the prompts, or the clean prompt's."""
-    steps: int = 5
-    """Gradients that EAP-IG averages, at midpoints."""
-    percents: tuple[float, ...] = PERCENTS
-    """Sizes of circuits, of all edges."""
-    draws: int = 3
-    """Random circuits of each size."""
-    exact: int = 20
-    """How many of the best edges are patched by themselves."""
-    batch: int = 10
-    """Prompts that run at once; what one step of a run folder holds."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("prompts", 4), ("steps", 1), ("draws", 0), ("exact", 0), ("batch", 1)):
-            if (value := getattr(self, name)) < least:
-                raise UsageError(f"--{name}: expected {least} or more, got {value}")
-        if self.method not in METHODS:
-            raise UsageError(f"--method: expected one of {', '.join(METHODS)}, got {self.method!r}")
+EDGES_MEANING = (
+    "score: what the logit difference LD is expected to change if the edge carries what its sender writes in the "
+    "corrupted prompt, in percent of the gap (mean corrupted LD less mean clean LD); positive supports the answer; n/a "
+    "if the gap is within its error. logits: the same, not divided, with its standard error over prompts. L3Q1, L3K0, "
+    "L3V0: queries of a head, keys and values of a KV head; L3H1: what a head writes."
+)
+EXACT_MEANING = (
+    "score: the estimate. exact: the change of LD when the edge alone carries what its sender writes in the corrupted "
+    "prompt, with its standard error over prompts. Both are in percent of the gap."
+)
+CURVE_MEANING = (
+    "edges: how many of the best edges are kept; connected: how many of those lie on a path to the logits. f: "
+    "faithfulness, (LD of the circuit - LD with nothing kept) / (LD of the whole model - LD with nothing kept), on "
+    "prompts that the scores have not seen. random f: mean of random circuits with the same number of edges [lowest, "
+    "highest]."
+)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -114,7 +77,7 @@ class Edges(Result):
         return EdgeScores(graph, self.raw, self.standard_error, self.scored_clean, self.scored_corrupted, self.method)
 
     def curve(self, by: Ranking = "magnitude") -> CircuitCurve:
-        """Faithfulness by size, edges ranked by magnitude (as for CMD) or by support (as for CPR)."""
+        """Return faithfulness by size, edges ranked by magnitude (as for CMD) or by support (as for CPR)."""
         if by not in RANKINGS:
             raise UsageError(f"edges rank by 'magnitude' or 'support', got {by!r}")
         return CircuitCurve(
@@ -137,165 +100,87 @@ class Edges(Result):
         return float(torch.corrcoef(torch.tensor(self.exact[["percent", "exact"]].to_numpy().T))[0, 1])
 
     @property
-    def findings(self) -> tuple[str, ...]:
-        """The analysis in sentences."""
-        size = f"{self.scores.graph.describe()}; scores by {self.method}"
-        lines = [size]
-        for by, area in (("magnitude", "CMD"), ("support", "CPR")):
+    def divides(self) -> bool:
+        """Whether the gap of the scored prompts is larger than its error, so that percentages of it mean something."""
+        return divides(self.scored_corrupted - self.scored_clean)
+
+    @property
+    def has_faithfulness(self) -> bool:
+        """Whether the gap of the curve's prompts is larger than its error, so that it can divide."""
+        return divides(self.clean - self.corrupted)
+
+    def summary(self) -> tuple[str, ...]:
+        lines = [f"{self.scores.graph.describe()}; scores by {self.method}."]
+        if not self.has_faithfulness:
+            lines.append("The gap of the curve's prompts is within its error, so that circuits have no faithfulness.")
+        for by, name in (("magnitude", "CMD"), ("support", "CPR")) if self.has_faithfulness else ():
             curve = self.curve(by)  # pyright: ignore[reportArgumentType]
-            value = curve.cmd if area == "CMD" else curve.cpr
-            control = curve.random_cmd if area == "CMD" else curve.random_cpr
-            beside = f", random circuits {float(control.mean()):.3f}" if len(control) else ""
+            value, control = (getattr(curve, f"{kind}{name.lower()}") for kind in ("", "random_"))
+            beside = f", and random circuits have {float(control.mean()):.3f}" if len(control) else ""
             reached = curve.smallest()
             kept = "no circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
-            lines.append(f"ranked by {by}: {kept} nine tenths of the answer; {area} {value:.3f}{beside}")
-        if len(self.exact) >= 3:
-            lines.append(
-                f"scores and exact effects of the best {len(self.exact)} edges correlate at {self.agreement:.2f}"
-            )
+            lines.append(f"Ranked by {by}, {kept} nine tenths of the logit difference; {name} is {value:.3f}{beside}.")
+        if (count := len(self.exact)) >= 3:
+            lines.append(f"Scores and exact effects of the best {count} edges correlate at {self.agreement:.2f}.")
         return tuple(lines)
 
+    def findings(self) -> tuple[Finding, ...]:
+        about = {"seed": self.manifest.seed, "command": self.manifest.command}
+        ends = (self.clean, self.corrupted, self.percents)
+        found = []
+        for claim, measure, difference in ((CMD, cmd, self.difference[0]), (CPR, cpr, self.difference[1])):
+            control = of_draws([measure(draw, *ends) for draw in self.random])
+            found.append(claim.finding(measure(difference, *ends), control, **about))
+        found.append(AGREEMENT.finding(correlation(self.agreement, len(self.exact)), **about))
+        return tuple(found)
+
     def to_df(self) -> pd.DataFrame:
-        """The best hundred edges by score."""
+        """Return the best hundred edges by score."""
         return self.scores.to_df(top=min(100, self.scores.graph.edges))
 
+    def tables(self) -> dict[str, Table]:
+        rows, exact, nan = self.to_df(), self.exact, float("nan")
+        if not self.divides:
+            rows, exact = rows.assign(percent=nan), exact.assign(percent=nan, exact=nan, exact_error=nan)
+        score = columns(sender="sender", receiver="receiver", percent=("score, %", written("+.1f")))
+        logits = columns(raw=("logits", written("+.3f")), standard_error=("±", written(".3f")))
+        found = {
+            "edges": Table(
+                rows=rows, columns=score + logits, meaning=EDGES_MEANING, title="best edges by score", top=10
+            )
+        }
+        count = written(",")
+        sizes = columns(
+            percent=("% of edges", written("g")), edges=("edges", count), connected=("connected", count),
+            faithfulness=("f", decimal),
+        )  # fmt: skip
+        if len(self.random):
+            sizes += columns(random=("random f", decimal, "random_least", "random_most"))
+        for by in RANKINGS:
+            curve = self.curve(by).to_df()
+            if not self.has_faithfulness:
+                curve = curve.assign(**dict.fromkeys(curve.columns[3:], nan))
+            found[by] = Table(
+                rows=curve, columns=sizes, meaning=CURVE_MEANING, title=f"circuits of edges ranked by {by}"
+            )
+        if len(exact):
+            effects = columns(exact=("exact, %", written("+.1f")), exact_error=("±", written(".1f")))
+            title = "the best edges, patched one at a time"
+            found["exact"] = Table(rows=exact, columns=score + effects, meaning=EXACT_MEANING, title=title, top=10)
+        return found
+
+    def head_scores(self) -> dict[str, HeadScore]:
+        if not self.divides:
+            return {}
+        graph, out = self.scores.graph, 100 * self.scores.out_of() / self.scores.gap
+        values = torch.stack([out[graph.written(layer)] for layer in range(graph.layers)])
+        sign = "sum of the scores of the edges that leave the head; positive: what it writes supports the answer"
+        return {"edges out of heads": HeadScore(values=values, unit="percent of the gap", sign=sign)}
+
     def figures(self) -> dict[str, Plot]:
-        """magnitude, support: faithfulness by size. exact: the best edges' scores beside their exact effects."""
+        """Return faithfulness by size for each ranking, and the best edges' scores beside their exact effects."""
         from probe.analyses.circuits.edges.figures import curve_figure, exact_figure
 
         name = f"{self.task}, {self.manifest.name}"
         drawn = {by: curve_figure(self.curve(by), name=name) for by in RANKINGS}
         return drawn | ({"exact": exact_figure(self, name=name)} if len(self.exact) else {})
-
-
-def run(
-    model: Model, *, settings: Settings | None = None, task: Task | None = None,
-    out: RunFolder | str | Path | None = None, progress: Progress | None = None,
-) -> Edges:  # fmt: skip
-    """The edges of a task's circuit. task: prompts of one's own, else those that settings name. out: a folder to
-    continue from and to save in. progress: called with (steps done, steps planned). Raises UsageError."""
-    chosen = settings or Settings()
-    made = prompts(model, chosen) if task is None else task
-    return carry_out(
-        Edges,
-        out,
-        lambda: run_config(model, chosen, made),
-        lambda folder: _Search(model, chosen, made, folder, progress).edges(),
-    )
-
-
-def prompts(model: Model, settings: Settings) -> Task:
-    """The task that settings name."""
-    return built(model, settings.task, prompts=settings.prompts, seed=settings.seed, **settings.options)
-
-
-def run_config(model: Model, settings: Settings, task: Task) -> dict[str, Any]:
-    """What a run folder must have been made with to be continued."""
-    return config_of(model, "edges", asdict(settings) | {"pairs": task.pairs(model).hashes()})
-
-
-class _Search:
-    """One run: scores batch by batch, the best edges by themselves, then each curve; every step is kept."""
-
-    def __init__(
-        self, model: Model, settings: Settings, task: Task, folder: RunFolder | None, progress: Progress | None
-    ) -> None:
-        self.settings, self.task = settings, task
-        self.pairs = task.pairs(model)
-        if len(self.pairs) < 4:
-            raise UsageError(f"expected at least 4 pairs, of which half give the scores, got {len(self.pairs)}")
-        self.recorder = Recorder(
-            model, analysis="edges", options=asdict(settings), seed=settings.seed,
-            before=0.0 if folder is None else folder.seconds,
-        )  # fmt: skip
-        order = torch.randperm(len(self.pairs), generator=torch.Generator().manual_seed(settings.seed))
-        self.scored, self.tested = (self.pairs.take(rows.sort().values) for rows in order.chunk(2))
-        self.parts = list(self.scored.batches(settings.batch))
-        self.wiring = Wiring(model)
-        total = len(self.parts) * (2 if settings.exact else 1) + 1 + len(RANKINGS) + settings.draws
-        self.steps = Steps(folder, total, progress)
-
-    def edges(self) -> Edges:
-        """The scores, put to the test."""
-        settings, graph = self.settings, self.wiring.graph
-        sizes = sizes_of(graph, settings.percents)
-        scores = joined_scores(
-            [(rows, self._scores(number, part)) for number, (rows, part) in enumerate(self.parts)],
-            prompts=len(self.scored),
-        )
-        exact = self._exact(scores)
-        ends = self._differences("ends", [EdgeCircuit.whole(graph), EdgeCircuit.empty(graph)])
-        best = [self._differences(by, [scores.circuit(size, by=by).pruned() for size in sizes]) for by in RANKINGS]
-        drawn = [
-            self._differences(
-                f"random {draw}",
-                [EdgeCircuit.random(graph, size, seed=settings.seed + draw).pruned() for size in sizes],
-            )
-            for draw in range(settings.draws)
-        ]
-        shape = (len(sizes), len(self.tested))
-        return Edges(
-            manifest=self.recorder.manifest(prompts=[ids_hash(row) for row in self.pairs.clean]),
-            task=self.task.name,
-            method=scores.method,
-            graph=asdict(graph),
-            raw=scores.raw,
-            standard_error=scores.standard_error,
-            scored_clean=scores.clean,
-            scored_corrupted=scores.corrupted,
-            clean=ends[0],
-            corrupted=ends[1],
-            percents=tuple(settings.percents),
-            sizes=tuple(sizes),
-            difference=torch.stack(best),
-            random=torch.stack(drawn) if drawn else torch.empty(0, *shape),
-            exact=exact,
-        )
-
-    def _scores(self, number: int, part: Pairs) -> EdgeScores:
-        """Scores of all edges from one batch of prompts."""
-        exists = self.wiring.graph.exists
-
-        def compute() -> dict[str, Any]:
-            if self.settings.method == "eap":
-                found = eap(self.wiring, part)
-            else:
-                found = eap_ig(self.wiring, part, steps=self.settings.steps)
-            tables = {name: getattr(found, name)[exists].tolist() for name in ("raw", "standard_error")}
-            sides = {name: getattr(found, name).tolist() for name in ("clean", "corrupted")}
-            return {"method": found.method} | tables | sides
-
-        kept = self.steps(f"scores {number}", compute)
-        raw, error = torch.zeros(exists.shape), torch.zeros(exists.shape)
-        raw[exists], error[exists] = torch.tensor(kept["raw"]), torch.tensor(kept["standard_error"])
-        clean, corrupted = torch.tensor(kept["clean"]), torch.tensor(kept["corrupted"])
-        return EdgeScores(self.wiring.graph, raw, error, clean, corrupted, kept["method"])
-
-    def _exact(self, scores: EdgeScores) -> pd.DataFrame:
-        """The best edges by magnitude, each patched by itself."""
-        edges = scores.top(min(self.settings.exact, scores.graph.edges))
-        if not edges:
-            return pd.DataFrame(columns=["sender", "receiver", "percent", "exact", "exact_error"])
-        parts = []
-        for number, (rows, part) in enumerate(self.parts):
-
-            def compute(part: Pairs = part) -> dict[str, Any]:
-                found = edge_effects(self.wiring, part, edges)
-                return {name: getattr(found, name).tolist() for name in ("patched", "clean", "corrupted")}
-
-            kept = self.steps(f"exact {number}", compute)
-            parts.append((rows, Effects(tuple(edges), **{name: torch.tensor(kept[name]) for name in kept})))
-        effects = joined(parts, prompts=len(self.scored))
-        return pd.DataFrame(
-            {
-                "sender": [str(edge.sender) for edge in edges],
-                "receiver": [str(edge.receiver) for edge in edges],
-                "percent": [float(scores.normalised[scores.graph.place(edge)]) for edge in edges],
-                "exact": effects.normalised.tolist(),
-                "exact_error": effects.normalised_error.tolist(),
-            }
-        )
-
-    def _differences(self, name: str, circuits: Sequence[EdgeCircuit]) -> Tensor:
-        """LD of the prompts of the curve, [circuits, prompts], with each circuit's edges kept."""
-        return torch.tensor(self.steps(name, lambda: logit_differences(self.wiring, self.tested, circuits).tolist()))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
 
-from probe.analyses.circuits.repair.result import HEADS, NONE, REPAIR, RIGHT, TOKENS
+from probe.analyses.circuits.repair.forcing import HEADS, NONE, REPAIR, RIGHT, TOKENS
 from probe.figures.plot import Plot
 from probe.figures.style import BLUE, MUTED, ORANGE
 

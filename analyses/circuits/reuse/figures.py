@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from probe.analyses.circuits.reuse.result import AGAIN, CONTROL, FIRST, SECOND
+from probe.analyses.circuits.reuse.settings import AGAIN, CONTROL, FIRST, SECOND
 from probe.figures.plot import Plot
 from probe.figures.style import BLUE, GREEN, INK, MUTED, ORANGE, VERMILION, coloured
 

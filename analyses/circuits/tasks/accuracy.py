@@ -1,4 +1,4 @@
-"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and LD."""
+"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and the LD."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from probe.analyses.measures.intervals import bootstrap_mean, wilson
+from probe.frame.findings import Estimate
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -16,17 +17,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Estimate:
-    """A number with the bounds of its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
 class Accuracy:
-    """Of `prompts` clean prompts; shares with Wilson intervals, the mean LD (in logits) with a bootstrap interval.
+    """Accuracy on `prompts` clean prompts: shares with Wilson intervals, mean LD (in logits) with a bootstrap interval.
 
     top1: good is first in the whole vocabulary. good_over_bad: logit(good) > logit(bad). best: good is first among the
     `choices`, None where the prompts have none; its chance is 1 / choices. ld_sd: standard deviation over prompts, NaN
@@ -42,7 +34,7 @@ class Accuracy:
     ld_sd: float
 
     def to_dict(self) -> dict[str, float | int | None]:
-        """One flat row: each estimate with _low and _high beside it."""
+        """Return one flat row: each estimate with its _low and _high."""
         row: dict[str, float | int | None] = {"prompts": self.prompts, "choices": self.choices}
         for name in ("top1", "good_over_bad", "best", "ld"):
             found: Estimate | None = getattr(self, name)
@@ -55,7 +47,7 @@ class Accuracy:
 
 
 def score(pairs: Pairs, logits: Tensor, *, seed: int = 0) -> Accuracy:
-    """Accuracy from the clean logits at END, [prompts, vocab]. An answer that ties with another is not first."""
+    """Return accuracy from the clean logits at END, [prompts, vocab]. An answer that ties with another is not first."""
     logits = logits.detach().float().cpu()
     good = logits.gather(1, pairs.good[:, None])
     difference = pairs.logit_difference(logits).double()
@@ -71,14 +63,14 @@ def score(pairs: Pairs, logits: Tensor, *, seed: int = 0) -> Accuracy:
         good_over_bad=_share(difference > 0),
         best=best,
         choices=0 if pairs.choices is None else pairs.choices.shape[1],
-        ld=Estimate(float(difference.mean()), float(low), float(high)),
+        ld=Estimate(float(difference.mean()), float(low), float(high), n=len(pairs)),
         ld_sd=float(difference.std()) if len(pairs) > 1 else float("nan"),
     )
 
 
 @torch.no_grad()
 def accuracy(model: Model, pairs: Pairs, *, batch: int = 16, seed: int = 0) -> Accuracy:
-    """How a model answers the clean prompts, in batches of like length; interventions in force count."""
+    """Return how a model answers the clean prompts, in batches of similar length; interventions in force apply."""
     logits: Tensor | None = None
     for rows, part in pairs.batches(batch):
         found = model.logits(part.clean, padding=part.padding, logits_to_keep=1)[:, -1].float().cpu()
@@ -90,4 +82,4 @@ def accuracy(model: Model, pairs: Pairs, *, batch: int = 16, seed: int = 0) -> A
 
 def _share(right: Tensor) -> Estimate:
     low, high = wilson(int(right.sum()), len(right))
-    return Estimate(float(right.double().mean()), low, high)
+    return Estimate(float(right.double().mean()), low, high, n=len(right))

@@ -1,7 +1,7 @@
-"""Capitals: "The capital of France is" is answered by " Paris". A task of facts, unlike IOI in what it asks for.
+"""Capitals: "The capital of France is" is answered by " Paris". The task asks for a fact, which IOI does not.
 
-The corrupted prompt names another country of as many tokens; bad is its capital. Countries whose capital is named after
-them, or is contested, are left out, and so are, for each tokenizer, capitals of several tokens.
+The corrupted prompt names another country with the same number of tokens, and bad is its capital. Countries whose
+capital is named after them, or is contested, are left out. Capitals of several tokens are left out for each tokenizer.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CAPITALS = {
 
 
 def capitals(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
-    """Prompts that ask for the capital of a country; countries and three templates come about equally often.
+    """Return prompts that ask for the capital of a country; countries and three templates come about equally often.
 
     good is the capital, bad that of the corrupted prompt's country. Roles: country, END. The group is the template.
     Raises UsageError where the tokenizer leaves fewer than two countries.
@@ -58,7 +58,8 @@ def capitals(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
     usable = [country for country in lengths if shared[lengths[country]] > 1]
     if len(usable) < 2:
         raise UsageError(
-            f"{model.name} has no two countries of as many tokens whose capitals are one token: choose another task"
+            f"{model.name} has no two countries with the same number of tokens whose capitals are one token: choose "
+            "another task"
         )
     draw = random.Random(seed)
     countries = deck(usable, draw)

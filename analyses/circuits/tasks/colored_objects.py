@@ -1,20 +1,20 @@
-"""Colored Objects: three objects of three colours, and the question what colour one of them has.
+"""Colored Objects: three objects of three colours, and a question about the colour of one of them.
 
-Merullo et al. 2024, after BIG-bench. A block is
+The task is that of Merullo et al. 2024, after BIG-bench. A block is
 
     Q: On the table, there is a red pen, an orange cup, and a blue bowl. What color is the cup?
     A:
 
-and is answered " Orange". Blocks with their answers, the shots, stand in front of the one that is asked. The corrupted
-prompt differs in the queried object alone and so always has another answer.
+and is answered " Orange". Blocks with their answers, the shots, stand in front of the block that asks. The corrupted
+prompt differs in the queried object alone and therefore has another answer.
 
-As in the authors' released prompts, the shots share no object and no colour with the block that is asked, and colours
-are lower case in the text and capitalised in answers. Eight colours are too few for more than one shot of its own
-colours: several shots share theirs with each other, never an answer, and no object.
+As in the authors' released prompts, the shots share no object and no colour with the block that asks, and colours are
+lower case in the text and capitalised in answers. Eight colours are too few for several shots of different colours:
+two shots may share colours, but no answer and no object.
 
-`mug`, `leash` and `bracelet` take several tokens of most tokenizers. Objects are drawn again until the one that is
-asked for in the corrupted prompt takes as many tokens as the one in the clean prompt, so that such objects stand in
-the text as often as others but are asked for less often.
+`mug`, `leash` and `bracelet` take several tokens in most tokenizers. Objects are drawn again until the queried object
+of the corrupted prompt has the same number of tokens as that of the clean prompt. Objects of several tokens therefore
+stand in the text as often as others but are asked for less often.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Block:
     objects: tuple[str, ...]
 
     def asked(self, query: int) -> tuple[str, dict[str, Span]]:
-        """The block that asks for one of its objects, and where its words stand."""
+        """Return the text of the block that asks for one of its objects, and the characters of its words."""
         words = {"surface": self.surface, "sight": self.sight, "query": self.objects[query]}
         for place, (colour, thing) in enumerate(zip(self.colours, self.objects, strict=True)):
             article = "an" if colour[0] in "aeiou" else "a"
@@ -80,11 +80,11 @@ class Block:
 def colored_objects(
     model: Model, *, prompts: int = 40, seed: int = 0, shots: int = 1, form: str = "capital"
 ) -> Task:  # fmt: skip
-    """Colored Objects prompts; the places of the right and of the corrupted answer come equally often.
+    """Return Colored Objects prompts; the places of the right and of the corrupted answer come equally often.
 
     shots: 0 to 3 answered blocks in front. form: "capital" (" Orange") or "lower" (" orange") answers, in shots too.
     good is the right colour, bad the corrupted prompt's, choices those two and the third. Roles: "right", "wrong 1" (of
-    bad) and "wrong 2", the colours in the block that is asked; "query", the object asked for; END. The group of a
+    bad) and "wrong 2", the colours in the block that asks; "query", the object that is asked for; END. The group of a
     prompt is its number of tokens. Raises UsageError where the tokenizer splits too many colours.
     """
     choose("form", form, FORMS, task=NAME)

@@ -1,4 +1,4 @@
-"""Drawing prompts: texts with the places of their words, words of one token, balance, and no prompt twice."""
+"""How prompts are drawn: texts with the places of their words, words of one token, balanced variants, no repeats."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ TRIES = 1000  # draws of one variant that may repeat an earlier prompt before th
 
 
 def fill(template: str, **words: str) -> tuple[str, dict[str, Span]]:
-    """The text of a template such as "Then, {A} and {B}" and the characters [start, end) of each field.
+    """Return the text of a template such as "Then, {A} and {B}", and the characters [start, end) of each field.
 
-    Of a field that comes more than once, the last place.
+    For a field that comes more than once, the last place is returned.
     """
     text, spans = "", {}
     for literal, name, _, _ in Formatter().parse(template):
@@ -34,35 +34,35 @@ def fill(template: str, **words: str) -> tuple[str, dict[str, Span]]:
 
 
 def last_character(text: str) -> Span:
-    """The characters [start, end) whose last token is END."""
+    """Return the characters [start, end) whose last token is END."""
     return len(text) - 1, len(text)
 
 
 def length(model: Model, word: str, *, before: str = "the") -> int:
-    """How many tokens a word takes in the middle of a text, the space in front of it included."""
+    """Return how many tokens a word takes in the middle of a text, including the space in front of it."""
     return len(model.tokens(f"{before} {word}", bos=False)) - len(model.tokens(before, bos=False))
 
 
 def of_one_token(
     model: Model, words: Iterable[str], *, what: str, least: int = 1, before: str = "the"
 ) -> tuple[list[str], list[str]]:
-    """The words that are one token after a space, and the others.
+    """Return the words that are one token after a space, and the others.
 
-    Raises UsageError, with `what` they are, where fewer than `least` remain.
+    Raises UsageError, which calls the words `what`, where fewer than `least` remain.
     """
     kept, dropped = [], []
     for word in words:
         (kept if length(model, word, before=before) == 1 else dropped).append(word)
     if len(kept) < least:
         raise UsageError(
-            f"{model.name} has {len(kept)} {what} of one token and {least} are needed, expected a tokenizer of whole "
+            f"{model.name} has {len(kept)} {what} of one token and {least} are needed, because the task needs whole "
             f"words: choose another model or another task"
         )
     return kept, dropped
 
 
 def deck(items: Sequence[Item], draw: random.Random) -> Iterator[Item]:
-    """The items over and over, shuffled anew each time round: at any point their counts differ by at most one."""
+    """Yield the items over and over, shuffled for every round: at any point their counts differ by at most one."""
     while True:
         yield from draw.sample(items, len(items))
 
@@ -70,9 +70,9 @@ def deck(items: Sequence[Item], draw: random.Random) -> Iterator[Item]:
 def distinct(
     variants: Iterator[Item], make: Callable[[Item], PromptPair], count: int, *, task: str
 ) -> tuple[PromptPair, ...]:
-    """`count` pairs, one for each variant in turn, none of which comes twice. Raises UsageError where there are fewer.
+    """Return `count` different pairs, one for each variant in turn; raise UsageError where there are fewer.
 
-    A draw that repeats an earlier one is drawn again for the same variant, which keeps the variants in balance.
+    A pair that repeats an earlier one is drawn again for the same variant, which keeps the variants in balance.
     """
     if count < 1:
         raise UsageError(f"{task} needs at least one prompt, got {count}: raise --prompts")
@@ -90,6 +90,6 @@ def distinct(
 
 
 def choose(option: str, value: str, allowed: Sequence[str], *, task: str) -> None:
-    """Raises UsageError where an option has none of its values."""
+    """Raise UsageError where an option has a value that is not allowed."""
     if value not in allowed:
         raise UsageError(f"{option} of {task} must be one of {', '.join(allowed)}, got {value!r}")

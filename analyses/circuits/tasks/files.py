@@ -1,14 +1,14 @@
-"""Tasks from JSONL files: one pair of prompts a line, clean and corrupted, with the answers that tell them apart.
+"""Tasks from JSONL files: each line has a clean and a corrupted prompt, and the answers that tell them apart.
 
     {"clean": "Then, Mary and John went to the store. John gave a drink to",
      "corrupted": "Then, Mary and John went to the store. Mary gave a drink to",
      "good": " Mary", "bad": " John", "choices": [" Mary", " John"],
      "roles": {"IO": "Mary", "S1": ["John", 1], "S2": ["John", 2]}, "group": "store"}
 
-on one line. choices, roles and group may be left out. good and bad follow the clean prompt as written: they begin with
-a space where a space comes between. choices begin with good. A role is a piece of the clean prompt that occurs once, or
-[piece, k] for its k-th occurrence, counted from 1; the last token that covers it has the role. END is always there.
-All lines have the same roles and as many choices.
+on one line. choices, roles and group are optional. good and bad follow the clean prompt as they are written, so they
+begin with a space where one comes between. choices begin with good. A role is a piece of the clean prompt that occurs
+once, or [piece, k] for its k-th occurrence, counted from 1; the last token that covers it has the role. END is added.
+All lines have the same roles and the same number of choices.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ END = "END"
 
 
 def from_file(model: Model, path: Path | str, *, prompts: int = 40, seed: int = 0) -> Task:
-    """The pairs of a file, checked with the model's tokenizer; a sample of `prompts` by the seed where there are more.
+    """Return the pairs of a file, checked with the model's tokenizer; of more than `prompts`, the seed draws a sample.
 
     Raises UsageError that names file, line and field.
     """
@@ -56,7 +56,7 @@ def from_file(model: Model, path: Path | str, *, prompts: int = 40, seed: int = 
 
 
 def read(path: Path | str) -> list[tuple[int, PromptPair]]:
-    """Line numbers and pairs of a file. Raises UsageError that names file, line and field."""
+    """Return line numbers and pairs of a file. Raises UsageError that names file, line and field."""
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
@@ -80,7 +80,7 @@ def read(path: Path | str) -> list[tuple[int, PromptPair]]:
 
 
 def write(prompts: Iterable[PromptPair], path: Path | str) -> None:
-    """Writes pairs as a file that `read` reads as the same pairs, END where it is the last character."""
+    """Write pairs as a file from which `read` returns the same pairs; END is left out where it is the last token."""
     with open(path, "w", encoding="utf-8", newline="\n") as file:
         for pair in prompts:
             file.write(json.dumps(_row(pair), ensure_ascii=False) + "\n")
@@ -95,7 +95,7 @@ def _pair(line: str) -> PromptPair:
         raise UsageError(f"expected a JSON object with {', '.join(NEEDED)}, got {type(row).__name__}")
     unknown = [name for name in row if name not in FIELDS]
     if unknown:
-        raise UsageError(f'"{unknown[0]}" is no field, expected {", ".join(FIELDS)}')
+        raise UsageError(f'"{unknown[0]}" is no field of a pair, expected {", ".join(FIELDS)}')
     for name in NEEDED:
         if not isinstance(row.get(name), str) or not row[name]:
             raise UsageError(f'"{name}" must be a text that is not empty, got {json.dumps(row.get(name))}')
@@ -158,7 +158,7 @@ def _starts(text: str, piece: str) -> list[int]:
 
 
 def _alike(pair: PromptPair, first: PromptPair) -> None:
-    """Raises UsageError where a pair has other roles or another number of choices than the file's first."""
+    """Raise UsageError where a pair has other roles or another number of choices than the file's first pair."""
     if set(pair.roles) != set(first.roles):
         raise UsageError(
             f'"roles" must be those of the first pair, {sorted(set(first.roles) - {END})}, '
@@ -166,7 +166,7 @@ def _alike(pair: PromptPair, first: PromptPair) -> None:
         )
     if len(pair.choices) != len(first.choices):
         raise UsageError(
-            f'"choices" must be as many as of the first pair, {len(first.choices)}, got {len(pair.choices)}'
+            f'"choices" must have the number of the first pair, {len(first.choices)}, got {len(pair.choices)}'
         )
 
 

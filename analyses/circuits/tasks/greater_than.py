@@ -1,13 +1,13 @@
 """Greater-Than: "The war lasted from the year 1732 to the year 17" is answered by any two digits above 32.
 
-Hanna et al. 2023. The corrupted prompt's first year ends in 01, which rules nothing out. The paper's metric is a
-difference of probabilities between all years above and all others; here, as everywhere, it is one difference of logits:
-good is a numeral above the first year's, bad one as far below it, both drawn. Both follow the corrupted year, so the
-corrupted LD is about as large as the model's taste for the lower of two numerals, and need not be the clean one's
-opposite.
+The task is that of Hanna et al. 2023. The corrupted prompt's first year ends in 01, which rules nothing out. The paper
+measures a difference of probabilities between all years above the first one and all others. Here the measure is the
+logit difference of two drawn numerals, as in every task: good is above the first year's, and bad is below it by the
+same distance. Both are above the corrupted year. The corrupted LD is therefore the model's preference between the two
+numerals, and need not be the opposite of the clean LD.
 
-Numerals must be single tokens after a century ("17" and "32" in 1732). Tokenizers that split digits, as SmolLM's and
-Llama 2's do, or that take three at a time, as Llama 3's does, are refused.
+Numerals must be single tokens after a century ("17" and "32" in 1732). Tokenizers that split digits, as those of SmolLM
+and Llama 2 do, or that take three digits at a time, as that of Llama 3 does, are refused.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ NOUNS = (
 
 
 def greater_than(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
-    """Greater-Than prompts, centuries and nouns about equally often; raises UsageError where numerals are split.
+    """Return Greater-Than prompts with balanced centuries and nouns; raise UsageError where numerals are split.
 
-    good is above the first year and bad as far below it. Roles: start (the first year's last two digits), END. The
-    group is the century.
+    good is above the first year, and bad is below it by the same distance. Roles: start (the first year's last two
+    digits), END. The group is the century.
     """
     numerals = {century: found for century in CENTURIES if CORRUPTED in (found := _numerals(model, century))}
     choices = {century: list(_triples(found)) for century, found in numerals.items() if len(found) >= LEAST}
@@ -76,7 +76,7 @@ def greater_than(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
 
 
 def _numerals(model: Model, century: str) -> list[str]:
-    """The numerals that are one token where they follow a century."""
+    """Return the numerals that are one token where they follow a century."""
     prompt = model.tokens(f"to the year {century}")
     found = []
     for numeral in NUMERALS:
@@ -89,7 +89,7 @@ def _numerals(model: Model, century: str) -> list[str]:
 
 
 def _triples(numerals: list[str]) -> Iterator[tuple[str, str, str]]:
-    """Every start with a numeral above and one as far below it that is above the corrupted year."""
+    """Yield every start with a numeral above it, and one below it by the same distance and above the corrupted year."""
     known = set(numerals)
     for start, distance in product(numerals, range(1, 50)):
         good, bad = f"{int(start) + distance:02d}", f"{int(start) - distance:02d}"

@@ -1,19 +1,19 @@
 """Indirect object identification: "Then, Mary and John went to the store. John gave a drink to" is answered by " Mary".
 
-Wang et al. 2022: of two names in a first clause the second clause repeats one, the subject S (S1, then S2), and the
-answer is the other, the indirect object IO. The 15 templates, 8 places, 8 objects and 99 names are those of the
-authors' code. Each template comes in two orders, ABBA with IO first and BABA with S first.
+The task is that of Wang et al. 2022. The first clause has two names. The second clause repeats one of them, the subject
+S (S1, then S2), and the answer is the other one, the indirect object IO. The 15 templates, 8 places, 8 objects and 99
+names are those of the authors' code. Each template has two orders, ABBA with IO first and BABA with S first.
 
-The corrupted prompt has as many tokens and is either
+The corrupted prompt has the same number of tokens and is one of two kinds:
 
-    flip   S2 replaced by IO, so that the answer swaps (Merullo et al. 2024): LD changes its sign
-    abc    three other names in the same template, so that nothing repeats and neither answer is right (Wang et al.)
+    flip   S2 is replaced by IO, so that the answer swaps (Merullo et al. 2024): LD changes its sign
+    abc    three other names fill the same template, so that no name repeats and neither answer is right (Wang et al.)
 
-"mixed" takes the first 7 templates in both orders, as the authors' code does with its default: 14 variants on which the
-published figures were taken, order and wording not confounded. "ABBA" and "BABA" take all 15 in one order.
+"mixed" takes the first 7 templates in both orders, as the authors' code does by default: 14 variants, in which order
+and wording are not confounded; the published figures are of these. "ABBA" and "BABA" take all 15 in one order.
 
-Unlike that code prompts are drawn from a seed, templates and orders come equally often, no prompt comes twice, and the
-places of names are known by characters, never searched for by ids.
+In contrast to that code, prompts are drawn from a seed, templates and orders come equally often, no prompt comes twice,
+and the places of names are known by characters, never searched for by ids.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ NAMES = (
 def ioi(
     model: Model, *, prompts: int = 40, seed: int = 0, order: str = "mixed", corruption: str = "flip"
 ) -> Task:  # fmt: skip
-    """IOI prompts for a model's tokenizer, templates and orders in balance; good is IO, bad is S.
+    """Return IOI prompts for a model's tokenizer, with balanced templates and orders; good is IO, bad is S.
 
     order: "mixed", "ABBA" or "BABA". corruption: "flip" or "abc". Roles: IO, S1, S1+1 (the token after S1), S2, END.
-    The group of a prompt is its order and template, "ABBA 3": all of a group have as many tokens, as names, places and
-    objects of several tokens are dropped. Raises UsageError where too few names remain.
+    The group of a prompt is its order and template, "ABBA 3". All prompts of a group have the same number of tokens,
+    because names, places and objects of several tokens are dropped. Raises UsageError where too few names remain.
     """
     choose("order", order, ORDERS, task=NAME)
     choose("corruption", corruption, CORRUPTIONS, task=NAME)

@@ -1,8 +1,8 @@
 """Subject-verb agreement: "The keys near the table" is answered by " are", whatever the number of the nearer noun.
 
-The corrupted prompt has the subject in its other number, so that the answer flips. Half of the prompts have a nearer
-noun (the attractor) of the subject's number and half of the other, after Linzen et al. 2016. Nothing is copied from the
-prompt: the control that shares least with IOI.
+The corrupted prompt has the subject in its other number, so that the answer flips. In half of the prompts the nearer
+noun (the attractor) has the subject's number, in the other half the other number, after Linzen et al. 2016. The answer
+is not copied from the prompt, which makes the task the control that shares least with IOI.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ATTRACTORS = (
 
 
 def subject_verb(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
-    """Agreement prompts, both numbers of subject and attractor and four prepositions in balance.
+    """Return agreement prompts with balanced numbers of subject and attractor and balanced prepositions.
 
     good is the verb of the subject's number, bad the other. Roles: subject, attractor (which is END too), END. The
     group is the preposition. Nouns that are not one token in both numbers are dropped; raises UsageError without any.
@@ -70,7 +70,7 @@ def subject_verb(model: Model, *, prompts: int = 40, seed: int = 0) -> Task:
 
 
 def _nouns(model: Model, nouns: tuple[str, ...]) -> list[str]:
-    """Those that are one token in both numbers."""
+    """Return the nouns that are one token in both numbers."""
     singular, _ = of_one_token(model, nouns, what="nouns")
     plural, _ = of_one_token(model, [_written(noun, "plural") for noun in singular], what="plurals")
     return [noun for noun in singular if _written(noun, "plural") in plural]

@@ -1,4 +1,4 @@
-"""A task: prompts in pairs, and what is worth knowing of how they were made."""
+"""A task: pairs of prompts, with the options that made them and what the tokenizer left out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Task:
     """Prompts with a name. The same name, seed, options and tokenizer give the same prompts.
 
-    options: what was asked for ("order": "mixed"). facts: what came of it for this tokenizer, such as the names that
-    were dropped because they take several tokens. Both hold what JSON holds.
+    options: the task's options, such as "order": "mixed". facts: what they gave with this tokenizer, such as the names
+    that were dropped because they take several tokens. Both hold JSON values.
     """
 
     name: str
@@ -30,5 +30,5 @@ class Task:
         return len(self.prompts)
 
     def pairs(self, model: Model, *, bos: bool | None = None) -> Pairs:
-        """The prompts as ids of a model. Raises UsageError where its tokenizer does not fit them."""
+        """Return the prompts as ids of a model. Raises UsageError where its tokenizer does not fit them."""
         return pairs(model, self.prompts, bos=bos)

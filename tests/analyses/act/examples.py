@@ -35,7 +35,7 @@ def calibration(*, best: float, bias: float, random: float, spread: float = 0.0,
     ]
     losses = pd.DataFrame(each)
     groups = losses.groupby(["condition", "draw", "split"], sort=False)["loss"]
-    conditions = groups.mean().reset_index(name="nll")
+    conditions = pd.DataFrame({"nll": groups.mean()}).reset_index()
     conditions = conditions.assign(accuracy=0.75, nll_low=0.1, nll_high=1.5, auc=0.8, n=EXAMPLES_IN_A_SPLIT)
     heads = [Head(layer, head) for layer in LAYERS for head in range(HEADS)]
     gradient = [0.01 * place - 0.05 for place in range(len(heads))]

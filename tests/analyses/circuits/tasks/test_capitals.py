@@ -84,7 +84,9 @@ def test_few_countries_are_said(words):
     assert len(capitals(model, prompts=6)) == 6
     with pytest.raises(UsageError, match="capitals ran out of different prompts after 6 of 7: lower --prompts"):
         capitals(model, prompts=7)
-    with pytest.raises(UsageError, match="has no two countries of as many tokens whose capitals are one token"):
+    with pytest.raises(
+        UsageError, match="has no two countries with the same number of tokens whose capitals are one token"
+    ):
         capitals(words(front + "Rome Paris Italy"))
     with pytest.raises(UsageError, match="has 0 capitals of one token and 1 are needed"):
         capitals(words(front + "Italy Spain"))

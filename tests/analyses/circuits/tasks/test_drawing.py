@@ -71,5 +71,7 @@ def test_variants_stay_in_balance_where_draws_repeat():
 def test_words_are_counted_in_tokens_after_a_space(llama):
     assert [length(llama, word) for word in ("cup", "mug", "leash")] == [1, 2, 2]
     assert of_one_token(llama, ["cup", "mug", "pen"], what="things") == (["cup", "pen"], ["mug"])
-    with pytest.raises(UsageError, match="llama has 1 things of one token and 2 are needed, expected a tokenizer"):
+    with pytest.raises(
+        UsageError, match="llama has 1 things of one token and 2 are needed, because the task needs whole"
+    ):
         of_one_token(llama, ["cup", "mug"], what="things", least=2)

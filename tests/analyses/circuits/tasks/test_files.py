@@ -105,7 +105,10 @@ def without(name: str) -> dict[str, object]:
     [
         ("{", r"expected a JSON object \("),
         ([1], "expected a JSON object with clean, corrupted, good, bad, got list"),
-        (ROW | {"choice": []}, '"choice" is no field, expected clean, corrupted, good, bad, choices, roles, group'),
+        (
+            ROW | {"choice": []},
+            '"choice" is no field of a pair, expected clean, corrupted, good, bad, choices, roles, group',
+        ),
         (without("bad"), '"bad" must be a text that is not empty, got null'),
         (ROW | {"clean": ""}, '"clean" must be a text that is not empty, got ""'),
         (ROW | {"good": 3}, '"good" must be a text that is not empty, got 3'),
@@ -116,7 +119,7 @@ def without(name: str) -> dict[str, object]:
         (ROW | {"choices": [" John", " Mary", "x"]}, '"choices" must be different texts, "good" first and "bad" among'),
         (ROW | {"choices": [" Mary", " Tom", " Ann"]}, '"choices" must be different texts, "good" first and "bad" amo'),
         (ROW | {"choices": [" Mary", " John", " John"]}, '"choices" must be different texts'),
-        (ROW | {"choices": [" Mary", " John"]}, '"choices" must be as many as of the first pair, 3, got 2'),
+        (ROW | {"choices": [" Mary", " John"]}, '"choices" must have the number of the first pair, 3, got 2'),
         (ROW | {"roles": []}, '"roles" must be an object of names and pieces of "clean", got'),
         (ROW | {"roles": {"END": "to"}}, '"roles": END is the last token and needs no piece, leave it out'),
         (ROW | {"roles": {"S": "John"}}, "\"roles\", S: 'John' occurs 2 times in \"clean\", say which: .\"John\", 1"),
