@@ -36,7 +36,7 @@ class OVLayer:
     error: float
 
     def circuit(self, head: int) -> Tensor:
-        """Return [hidden, hidden]: x @ circuit is what `head` writes with all its attention on x, the module's input."""
+        """Return [hidden, hidden]: x @ circuit is what `head` writes when it attends to the module's input x alone."""
         group = head // (self.output.shape[0] // self.value.shape[0])
         return self.value[group] @ self.output[head]
 
