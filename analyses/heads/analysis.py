@@ -58,8 +58,9 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         return Questions(
             haystack=self.haystack, lengths=asked.asked_lengths, depths=asked.depths, families=asked.families,
             needles=asked.own_needles if asked.needles is None else read_needles(asked.needles),
-            samples=asked.samples, seed=asked.seed, style=asked.prompt_style, max_new_tokens=asked.max_new_tokens,
-        )  # type: ignore[arg-type]  # fmt: skip
+            samples=asked.samples, seed=asked.seed, max_new_tokens=asked.max_new_tokens,
+            style=asked.prompt_style,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     @cached_property
     def held_out(self) -> Questions:

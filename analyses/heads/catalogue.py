@@ -140,8 +140,8 @@ class HeadCatalogue(Result):
         found = {}
         for kind, values in self.scores.items():
             unit, sign, _ = SCORES[kind]
-            bounds = {"low": self.low[kind], "high": self.high[kind]} if kind in self.per_sample else {}
-            found[kind] = HeadScore(values=values, unit=unit, sign=sign, **bounds)
+            low, high = (self.low[kind], self.high[kind]) if kind in self.per_sample else (None, None)
+            found[kind] = HeadScore(values=values, unit=unit, sign=sign, low=low, high=high)
         return found
 
     def figures(self) -> dict[str, Plot]:

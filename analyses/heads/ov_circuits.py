@@ -36,7 +36,7 @@ class OVLayer:
     error: float
 
     def circuit(self, head: int) -> Tensor:
-        """[hidden, hidden]: x @ circuit is what `head` writes when all its attention is on x, the module's input."""
+        """Return [hidden, hidden]: x @ circuit is what `head` writes when it attends to the module's input x alone."""
         group = head // (self.output.shape[0] // self.value.shape[0])
         return self.value[group] @ self.output[head]
 
@@ -49,7 +49,7 @@ class Gain:
     centred: bool
 
     def fold(self, following: Tensor) -> Tensor:
-        """[hidden, n] -> [hidden, n]: the map `following`, with this norm in front of it."""
+        """Return the map `following` with this norm in front of it: [hidden, n] -> [hidden, n]."""
         scaled = self.gain[:, None] * following
         return scaled - scaled.mean(0) if self.centred else scaled
 
@@ -63,7 +63,7 @@ class Norms:
     final: Gain | None
 
     def describe(self) -> str:
-        """Which gains were found, for the reader of a score that folds them."""
+        """Say which gains are folded in, for the reader of a score that folds them."""
         layers = len(self.before)
         parts = []
         for name, gains in (("input norms", self.before), ("norms after the output projection", self.after)):
@@ -89,7 +89,7 @@ def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
 
 @torch.no_grad()
 def find_norms(model: Model) -> Norms:
-    """The norms around each head's OV circuit, found by following tensors through one short forward pass.
+    """Return the norms around each head's OV circuit; one short forward pass shows which tensors they hand on.
 
     A norm stands before the values when its output is the attention module's input, after them when its input is the
     module's output, and last when its output is the unembedding's input. None where there is no such norm.
@@ -120,7 +120,7 @@ def find_norms(model: Model) -> Norms:
 
 @torch.no_grad()
 def measure_gain(norm: nn.Module, *, size: int) -> Gain:
-    """The gain [size] of a LayerNorm or RMSNorm, from what it does to a vector of +1 and -1; float32 on the CPU."""
+    """Return the gain [size] of a LayerNorm or RMSNorm from its effect on +1 and -1; float32 on the CPU."""
     like = next(norm.parameters(), torch.empty(0))
     signs = 1.0 - 2.0 * (torch.arange(size) % 2)
     probes = torch.stack([signs, -signs, torch.ones(size), -torch.ones(size)])
@@ -144,5 +144,5 @@ class _Trace:
 
 
 def _same(tensor: Tensor, wanted: Tensor | None) -> bool:
-    """Whether both are the same numbers in memory; a slice that keeps everything is a new object over them."""
+    """Return whether both are the same numbers in memory; a slice that keeps everything is a new object over them."""
     return wanted is not None and tensor.data_ptr() == wanted.data_ptr() and tensor.shape == wanted.shape

@@ -68,7 +68,7 @@ def test_a_sample_does_not_depend_on_the_samples_before_it(llama):
             for index, prompt in prompts.items()
         }
 
-    assert samples([3, 0, 2]) == {index: sample for index, sample in samples([0, 1, 2, 3]).items() if index != 1}
+    assert samples([3, 0]) == {index: sample for index, sample in samples([0, 1, 3]).items() if index != 1}
 
 
 def test_a_shared_beginning_gives_what_a_prompt_alone_gives(llama):

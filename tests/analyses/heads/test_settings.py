@@ -47,6 +47,6 @@ def test_names_are_those_of_the_analysis():
 
 
 def test_what_is_allowed_without_needles():
-    assert not Settings.of("quick", kinds=("sink",)).retrieves
+    assert not Settings(**Settings.presets["quick"], kinds=("sink",)).retrieves
     assert Settings(kinds=("sink",), validate=True, ranked=torch.rand(2, 2)).ranked is not None
     assert Settings(max_tokens=600).asked_lengths == (300, 600)
