@@ -87,7 +87,7 @@ def profile(found: Sinks) -> Plot:
         f"{strongest} and {mass[weakest]:.0%} at layer {weakest}",
         reading=f"Means over {len(found.texts)} texts.{band}",
         height=740,
-        lines=36,
+        lines=28,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,14 @@ if TYPE_CHECKING:
 
     from probe.figures.plot import Plot
 
-TITLES = 30
-"""CSS pixels above the plot area where panels have titles."""
+TITLES, LINE = 30, 18
+"""CSS pixels above the plot area where panels have titles of one line, and what another line takes."""
+
+NARROW = 280
+"""CSS pixels of the plot area on a phone or in a column, about."""
+
+ACROSS, DOWN = 42, 24
+"""Characters in a line of the text above or below a narrow panel, and beside it."""
 
 LENGTHS = frozenset({"ax", "ay", "thickness", "standoff", "ticklen", "xpad", "ypad", "xshift", "yshift"})
 """Keys of Plotly whose values are CSS pixels; so are every "size" and the "width" of a line and an error bar."""
@@ -26,12 +34,24 @@ def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[s
     """
     content = figure.to_dict()
     layout = content["layout"] = {"template": LOOK} | {k: v for k, v in content["layout"].items() if k != "template"}
-    titles = [(note, panel) for panel in panels(content) for note in panel.titles]
+    found = panels(content)
+    titles = [(note, panel) for panel in found for note in panel.titles]
     for note, panel in titles:
-        note |= {"x": panel.left, "xanchor": "left", "font": {"size": TITLE_SIZE, "color": INK}}
+        note |= {"x": panel.left, "xanchor": "left", "align": "left", "font": {"size": TITLE_SIZE, "color": INK}}
     if titles:
-        layout["margin"] = {"t": TITLES} | layout.get("margin", {})
-    return _scaled(content, scale, least)
+        highest = max(panel.top for _, panel in titles)
+        lines = max(note["text"].count("<br>") for note, panel in titles if panel.top == highest)
+        layout["margin"] = {"t": TITLES + LINE * lines} | layout.get("margin", {})
+    axes = [layout[name] for name in layout if name.startswith("coloraxis")]
+    for bar in (each["colorbar"] for each in (*content["data"], *axes) if "colorbar" in each):
+        if bar.get("title", {}).get("text"):
+            bar["title"] = {"text": f"{bar['title']['text']}<br>&nbsp;"}  # clear of the first tick
+    content = _scaled(content, scale, least)
+    for axis in (content["layout"].setdefault(name, {}) for panel in found for name in (panel.x, panel.y)):
+        if not axis.get("title", {}).get("text"):
+            # Plotly sets the labels of an axis without a title so close to the border that their edge is lost
+            axis["title"] = {"text": "&nbsp;", "font": {"size": 1}, "standoff": 4}
+    return content
 
 
 @dataclass(frozen=True)
@@ -63,43 +83,76 @@ def panels(content: dict[str, Any]) -> list[Panel]:
     return sorted(found, key=lambda panel: (-panel.top, panel.left))
 
 
-def stacked(plot: Plot) -> Plot:
-    """Return the plot with its panels in one column; a plot with one column comes back as it is."""
+def narrowed(plot: Plot) -> Plot:
+    """Return the plot for a narrow space: its panels in one column, long titles in several lines."""
     from plotly.graph_objects import Figure
 
     content = plot.figure.to_dict()
     layout, found = content["layout"], panels(content)
-    columns = len({panel.left for panel in found})
-    if columns < 2:
-        return plot
-    rows = len({panel.top for panel in found})
-    linked = all("matches" in layout[panel.x] for panel in found[1:])
-    height = plot.height // rows
-    gap = 34 if linked else 76  # room for the title of a panel, and for the ticks and the title of the one above
+    for panel in found:
+        for note in panel.titles:
+            note["text"] = "<br>".join(wrapped(note["text"], ACROSS))
+        for name, width in ((panel.x, ACROSS), (panel.y, DOWN)):
+            title = layout.get(name, {}).get("title", {})
+            if title.get("text"):
+                title["text"] = "<br>".join(wrapped(title["text"], width))
+    lefts, rows = sorted({panel.left for panel in found}), len({panel.top for panel in found})
+    height = plot.height * NARROW * len(lefts) // plot.width
+    if len(lefts) > 1:
+        height = _stack(layout, found, height // rows)
+    elif not plot.keep:
+        height = max(height, round(0.65 * NARROW))
+    return replace(
+        plot,
+        figure=Figure(content),
+        width=NARROW,
+        height=height,
+        lines=max(plot.lines * len(found) // rows, 9 * len(found) if len(found) > 1 else 0),
+        least_width=plot.least_width // len(lefts),
+    )
+
+
+def wrapped(text: str, width: float) -> list[str]:
+    """Return the text in lines of at most about `width` characters; a last line of one word is avoided."""
+    count = -(-_letters(text) // width)
+    lines: list[str] = []
+    for word in re.findall(r"(?:<[^>]*>|\S)+", text):
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and _letters(joined) <= _letters(text) / count + 4:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def _letters(text: str) -> int:
+    """The number of characters that are seen: tags are not, and an entity is one."""
+    return len(html.unescape(re.sub("<[^>]*>", "", text)))
+
+
+def _stack(layout: dict[str, Any], found: list[Panel], height: int) -> int:
+    """Put the panels below one another, each of that height; the height of all in CSS pixels."""
+    linked = sum("matches" not in layout[panel.x] for panel in found) == 1  # all axes are one
+    longest = max((note["text"].count("<br>") for panel in found for note in panel.titles), default=0)
+    # the title of a panel, and the ticks and the title of the one above
+    gap = LINE * longest + (34 if linked else 76 if any("text" in layout[p.x].get("title", {}) for p in found) else 64)
     total = len(found) * height + (len(found) - 1) * gap
+    feet = {panel.left: layout[panel.x].get("title", {}) for panel in found}
     first: dict[str, Any] = {}
     for place, panel in enumerate(found):
         top = 1 - place * (height + gap) / total
         x, y = layout[panel.x], layout[panel.y]
         if panel.left == min(each.left for each in found):
-            first = y  # axes that are shared across a row have labels and a title at its left end only
+            first = y  # axes that are shared across a row have their labels and title at its left end only
         x["domain"], y["domain"] = [0, 1], [max(0.0, top - height / total), top]
         if "title" in first:
             y["title"] = first["title"]
         y.pop("showticklabels", None)
-        if linked:
-            x["showticklabels"] = place == len(found) - 1
-            x["title"] = layout[found[-1].x].get("title", {}) if place == len(found) - 1 else {}
+        ends = not linked or place == len(found) - 1  # and those that are shared down a column at its foot
+        x |= {"showticklabels": ends, "title": feet[panel.left] if ends else {}}
         for note in panel.titles:
             note |= {"x": 0, "y": top, "xanchor": "left"}
-    return replace(
-        plot,
-        figure=Figure(content),
-        width=plot.width // columns,
-        height=total,
-        lines=len(found) * (plot.lines // rows + 3),
-        least_width=plot.least_width // columns,
-    )
+    return total
 
 
 def _axis(name: str) -> str:

@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from probe.figures.plot import Plot
-from probe.figures.style import BAR, BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION, decimal
+from probe.figures.style import BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION, decimal
 from probe.frame.scores import label
 from probe.heads import Head
 
@@ -73,7 +73,7 @@ def map_figure(maps: Mapping[str, Tensor], *, headline: str, reading: str = "") 
         reading=reading,
         width=panel_width * columns,
         height=height,
-        lines=rows * (3 + -(-heads // _step(heads))),
+        lines=rows * (2 + -(-heads // _step(heads))) - 2,
         keep=True,
     )
 
@@ -117,9 +117,9 @@ def scatter_figure(
                 showlegend=False,
             )
         )
-    margin = 0.04 * (high - low)
-    figure.update_xaxes(title_text=x_name, range=[low - margin, high + margin])
-    figure.update_yaxes(title_text=y_name, range=[low - margin, high + margin])
+    ends = [low - 0.04 * (high - low), high + 0.12 * (high - low)]  # names stand above and at the right
+    figure.update_xaxes(title_text=x_name, range=ends)
+    figure.update_yaxes(title_text=y_name, range=ends)
     named = list(marked[:labels])
     for head, (ax, ay) in zip(named, _offsets([(float(x[h]), float(y[h])) for h in named]), strict=True):
         figure.add_annotation(
@@ -176,7 +176,7 @@ def correlation_figure(table: pd.DataFrame, kinds: Sequence[str], *, name: str) 
 
 
 def _bar(title: str) -> dict[str, Any]:
-    return BAR | {"title": {"text": title}, "dtick": 0.5}
+    return {"title": {"text": title}, "dtick": 0.5}
 
 
 def _offsets(points: list[tuple[float, float]]) -> list[tuple[int, int]]:

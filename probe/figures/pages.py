@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from probe.saving.manifest import Manifest
 
 LIBRARY = "plotly.min.js"
-NARROW_SCALE = 0.9
-"""Size of text and markers on a phone, where a desk has 1."""
+DESK_SCALE, PHONE_SCALE = 1.15, 0.95
+"""Size of text and markers on a page; in a notebook it is 1."""
 
 
 def caption_of(manifest: Manifest) -> str:
@@ -35,7 +35,7 @@ def caption_of(manifest: Manifest) -> str:
         manifest.created[:10],
     ]
     text = ", ".join(part for part in parts if part)
-    return f"{text[:1].upper()}{text[1:]}.\n{manifest.command}"
+    return f"{text[:1].upper()}{text[1:]}.\n{manifest.command.replace('__main__.py', 'probe', 1)}"
 
 
 def save_figures(plots: Mapping[str, Plot], folder: str | Path, *, caption: str, library: str = LIBRARY) -> list[Path]:
@@ -59,7 +59,7 @@ def save_figures(plots: Mapping[str, Plot], folder: str | Path, *, caption: str,
 def page(plot: Plot, *, name: str, caption: str, library: str = LIBRARY) -> str:
     """Return the HTML of a plot's page; `name` is that of the file which its toolbar saves."""
     text, _, command = caption.partition("\n")
-    specs = {"wide": _spec(plot, 1.0), "narrow": _spec(plot.arranged(narrow=True), NARROW_SCALE)}
+    specs = {"wide": _spec(plot, DESK_SCALE), "narrow": _spec(plot.arranged(narrow=True), PHONE_SCALE)}
     content = json.dumps(specs | {"dark": DARK, "name": name}).replace("<", "\\u003c")  # no </script> in it
     return Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8")).substitute(
         headline=html.escape(plot.headline, quote=False),

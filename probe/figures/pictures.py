@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from probe.errors import ProbeError, UsageError
 from probe.figures.arrangement import TITLES, dressed
@@ -77,8 +77,21 @@ def printed(plot: Plot, width: Literal["column", "page"]) -> Figure:
     across = round(INCHES[width] * CSS_DPI)
     area = across - 60  # the axis at the left, or a colour bar at the right: what they take is known when it is drawn
     height = max(area * plot.height / plot.width, 1.4 * LEAST_TEXT * plot.lines)
-    figure.update_layout(width=across, height=round(height + 2 * TITLES))
+    legend = _legend_height(figure.to_dict(), across)
+    top = figure.to_dict()["layout"].get("margin", {}).get("t", 0)
+    figure.update_layout(width=across, height=round(height + 2 * TITLES + legend), margin={"t": top + legend})
     return figure
+
+
+def _legend_height(content: dict[str, Any], width: int) -> float:
+    """About the height in CSS pixels of the legend above the panels, as Plotly sets it: columns of equal width."""
+    size = content["layout"]["template"]["layout"]["font"]["size"]
+    names = [trace["name"] for trace in content["data"] if trace.get("name") and trace.get("showlegend", True)]
+    if len(content["data"]) < 2 or not names or content["layout"].get("showlegend") is False:
+        return 0.0
+    entries = [45 + 0.56 * size * len(name) for name in names]
+    columns = len(names) if sum(entries) <= width - 60 else max(1, int((width - 60) // max(entries)))
+    return 1.5 * size * -(-len(names) // columns)
 
 
 def _draw(figures: list[Figure], paths: list[Path], *, scale: float) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import html
-import re
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from probe.figures.arrangement import dressed, stacked
+from probe.figures.arrangement import dressed, narrowed, wrapped
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -45,15 +44,15 @@ class Plot:
 
     def arranged(self, *, narrow: bool) -> Plot:
         """Return the plot for a wide or a narrow space; in a narrow one, panels stand in one column."""
-        return (self.narrow or stacked(self)) if narrow else self
+        return (self.narrow or narrowed(self)) if narrow else self
 
     def notebook(self) -> Figure:
         """Return the figure at its natural size, with the headline and the reading as its title."""
         from plotly.graph_objects import Figure
 
         width = max(self.width + 90, 560)
-        lines = [f"<b>{line}</b>" for line in _wrapped(html.escape(self.headline, quote=False), width / 9.6)]
-        lines += [f"<span style='font-size:13px'>{line}</span>" for line in _wrapped(self.reading, width / 6.6)]
+        lines = [f"<b>{line}</b>" for line in wrapped(html.escape(self.headline, quote=False), width / 9.6)]
+        lines += [f"<span style='font-size:13px'>{line}</span>" for line in wrapped(self.reading, width / 6.6)]
         figure = Figure(dressed(self.figure))
         figure.update_layout(
             title={
@@ -78,15 +77,3 @@ class Plot:
 
     def _repr_mimebundle_(self, *arguments: Any, **options: Any) -> Any:
         return self.notebook()._repr_mimebundle_(*arguments, **options)
-
-
-def _wrapped(text: str, width: float) -> list[str]:
-    """Lines of at most `width` characters, the tags of coloured words not counted."""
-    lines: list[str] = []
-    for word in re.findall(r"(?:<[^>]*>|\S)+", text):
-        joined = f"{lines[-1]} {word}" if lines else word
-        if lines and len(html.unescape(re.sub("<[^>]*>", "", joined))) <= width:
-            lines[-1] = joined
-        else:
-            lines.append(word)
-    return lines

@@ -36,9 +36,12 @@ SIZE, TITLE_SIZE = 13, 14
 
 AXIS = {
     "gridcolor": GRID, "zeroline": False, "linecolor": MUTED, "ticks": "outside", "tickcolor": GRID, "ticklen": 4,
-    "automargin": True, "title": {"standoff": 8},
+    "automargin": True, "title": {"standoff": 8, "font": {"size": SIZE}},
 }  # fmt: skip
-BAR = {"thickness": 12, "outlinewidth": 0, "tickfont": {"color": MUTED}, "ticklen": 3, "tickcolor": GRID}
+BAR = {
+    "thickness": 12, "outlinewidth": 0, "tickfont": {"color": MUTED}, "ticklen": 3, "tickcolor": GRID,
+    "title": {"font": {"size": SIZE}},
+}  # fmt: skip
 LOOK: dict[str, Any] = {
     "layout": {
         "font": {"family": FONT, "size": SIZE, "color": INK},

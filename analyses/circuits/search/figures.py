@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 PATHS = {
     "logits": "to the logits",
-    "queries": "to the movers' queries",
-    "values": "to those heads' values",
-    "keys": "to those heads' keys",
+    "queries": "to the movers'<br>queries",
+    "values": "to those<br>heads' values",
+    "keys": "to those<br>heads' keys",
 }
 
 
@@ -63,7 +63,7 @@ def circuit_figure(found: Circuit) -> Plot:
         )
     figure.update_xaxes(
         tickvals=[left + (width - 1) / 2 for left, width in zip(lefts, widths, strict=True)],
-        ticktext=[PATHS[stage] for stage in stages], range=[-0.5, sum(widths) - 0.3], showgrid=False,
+        ticktext=[PATHS[stage] for stage in stages], range=[-0.5, sum(widths)], showgrid=False,
     )  # fmt: skip
     figure.update_yaxes(title="layer")
     return Plot(

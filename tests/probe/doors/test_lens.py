@@ -279,6 +279,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak from /proc")
 def test_caching_2048_tokens_without_patterns_stays_below_two_gigabytes():
     """z and the statistics of every layer; the patterns alone would take 30 x 9 x 2,048 x 2,048 x 4 bytes = 4.5 GB."""

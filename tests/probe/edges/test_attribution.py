@@ -134,7 +134,7 @@ def test_the_toys_saturated_edge():
 
     assert integrated(5) == pytest.approx(-64 / 3, abs=1e-4)
     assert integrated(5, "left") == pytest.approx(integrated(5, "right"), abs=1e-6) == pytest.approx(0, abs=0.01)
-    scores = eap_ig_activations(wiring, pairs, [Head(0, 0)], steps=1000)
+    scores = eap_ig_activations(wiring, pairs, [Head(0, 0)], steps=250)
     assert float(scores.raw[place]) == pytest.approx(-4, abs=1e-3)
     assert scores.of(edge) == pytest.approx(80, abs=0.02) and scores.top(1) == [edge]
 

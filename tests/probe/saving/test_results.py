@@ -257,7 +257,7 @@ def test_short_and_html_forms():
 def test_plot_is_the_first_figure():
     assert finding().plot().to_dict()["layout"]["title"]["text"] == "<b>map of ünïcode</b>"
     assert finding().plot("curve").to_dict()["layout"]["title"]["text"] == "<b>A curve falls</b>"
-    with pytest.raises(UsageError, match=r"expected one of the plots map, curve, got .maps."):
+    with pytest.raises(UsageError, match="expected one of the plots map, curve, got"):
         finding().plot("maps")
 
 
