@@ -189,10 +189,16 @@ class Analysis(ABC, Generic[S, R]):
         """Return the result of all records."""
 
     def workspace(self, unit: Unit) -> Path:
-        """Return a folder for the checkpoints of a long unit: in the run folder, or one that goes with the process."""
+        """Return a folder for the checkpoints of a long unit: in the run folder, or one that goes with the run."""
         if self._folder is None:
             self._scratch = self._scratch or tempfile.TemporaryDirectory(prefix="probe-")
         root = Path(self._scratch.name) if self._folder is None else self._folder / "work"  # type: ignore[union-attr]
         folder = root / unit.name.replace("/", "-")
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def tidy(self) -> None:
+        """Delete the workspaces that lie in no run folder."""
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None

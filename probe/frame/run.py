@@ -76,7 +76,10 @@ def carry_out(
     started = time.monotonic() if started is None else started
     analysis.ready(model)
     if out is None:
-        return _measured(analysis, model, None, progress, started)
+        try:
+            return _measured(analysis, model, None, progress, started)
+        finally:
+            analysis.tidy()
     with RunFolder(out, identity(analysis, model)) as folder:
         analysis._folder = folder.path
         found = _finished(analysis, folder)

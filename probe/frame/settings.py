@@ -140,10 +140,11 @@ def _check(field: dataclasses.Field[Any], option: Option, value: Any) -> None:
     several = kind.startswith("tuple")
     if several != isinstance(value, tuple):
         raise UsageError(f"{name}: expected {'a list of values' if several else 'one value'}, got {value!r}")
-    for each in value if isinstance(value, tuple) else [value]:
+    element = kind.removeprefix("tuple[")
+    wanted = next((number for word, number in NUMBERS.items() if element.startswith(word)), None)
+    for each in value if several else [value]:
         if option.choices and each not in option.choices and not option.argument:
             raise UsageError(f"{name}: expected one of {', '.join(option.choices)}, got {each!r}")
-        wanted = next((NUMBERS[number] for number in NUMBERS if number in kind), None)
         if wanted is None:
             continue
         if isinstance(each, bool) or not isinstance(each, int | float) or (wanted is int and not isinstance(each, int)):

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 from probe import Head, UsageError
-from probe.analyses.measures.agreement import correlate, ranks, shared_top, top_heads
+from probe.analyses.measures.agreement import correlate, ranks, shared_top, spearman, top_heads
 
 
 def test_a_map_agrees_with_itself_and_with_its_opposite():
@@ -53,6 +53,25 @@ def test_no_correlation_where_nothing_varies_or_too_few_heads():
 
 def test_equal_values_share_the_mean_of_their_ranks():
     assert ranks(torch.tensor([3.0, 1, 3, 7])).tolist() == [2.5, 1, 2.5, 4]
+
+
+def test_spearman_is_scipy_s_with_an_interval_around_it():
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(60, generator=draw, dtype=torch.float64)
+    x[10:14] = x[9]  # ties
+    y = x.exp() + 0.3 * torch.randn(60, generator=draw, dtype=torch.float64)
+    found = spearman(x, y, seed=1)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic) and found.n == 60
+    assert 0.6 < found.low < found.value < found.high < 1 and found == spearman(x, y, seed=1)
+    assert found != spearman(x, y, seed=2)
+    resampled = torch.stack([x, x[torch.randint(60, (60,), generator=draw)]])
+    for row, expected in zip(ranks(resampled), resampled, strict=True):
+        assert row.tolist() == stats.rankdata(expected).tolist()
+
+
+def test_spearman_of_two_heads_or_of_a_constant_is_not_known():
+    for x, y in ((torch.rand(2), torch.rand(2)), (torch.ones(5), torch.rand(5))):
+        assert math.isnan(spearman(x, y).value) and not spearman(x, y).known
 
 
 def test_top_heads_break_ties_by_layer_and_head_and_skip_missing_scores():

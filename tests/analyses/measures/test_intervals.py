@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from probe.analyses.measures import intervals
-from probe.analyses.measures.intervals import bootstrap_mean, wilson
+from probe.analyses.measures.intervals import LEAST_SAMPLES, bootstrap_mean, mean_estimate, wilson
 
 
 @pytest.mark.parametrize(
@@ -70,3 +70,17 @@ def test_one_sample_has_no_interval():
 def test_no_samples_are_refused():
     with pytest.raises(ValueError, match="samples >= 1"):
         bootstrap_mean(torch.ones(0, 2))
+
+
+def test_an_estimate_is_the_mean_with_its_bootstrap_interval():
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0])
+    found = mean_estimate(values, seed=3)
+    low, high = bootstrap_mean(values, seed=3)
+    assert (found.value, found.low, found.high, found.n) == (4.0, float(low), float(high), 4) and found.known
+
+
+def test_an_estimate_of_a_few_samples_has_no_interval():
+    assert LEAST_SAMPLES == 3 and mean_estimate(torch.tensor([1.0, 2.0, 4.0])).known
+    found = mean_estimate(torch.tensor([1.0, 2.0]))
+    assert found.value == 1.5 and found.n == 2 and not found.known
+    assert math.isnan(mean_estimate(torch.tensor([1.0, math.nan, 2.0, 3.0])).value)
