@@ -89,7 +89,11 @@ def narrowed(plot: Plot) -> Plot:
 
     content = plot.figure.to_dict()
     layout, found = content["layout"], panels(content)
+    above = {panel.left: panel.titles[0] for panel in reversed(found) if panel.titles}
     for panel in found:
+        if not panel.titles and panel.left in above:  # the title of its column stands above another panel
+            panel.titles.append(dict(above[panel.left]))
+            layout["annotations"] = [*layout["annotations"], *panel.titles]
         for note in panel.titles:
             note["text"] = "<br>".join(wrapped(note["text"], ACROSS))
         for name, width in ((panel.x, ACROSS), (panel.y, DOWN)):

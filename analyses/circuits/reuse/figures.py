@@ -53,7 +53,7 @@ def joined_circuits(found: Reuse) -> Plot:
             showlegend=False,
         )
     figure.update_xaxes(
-        tickvals=[0, 1], ticktext=[found.tasks[FIRST], found.tasks[SECOND]], range=[-0.75, 1.75], showgrid=False,
+        tickvals=[0, 1], ticktext=[found.tasks[FIRST], found.tasks[SECOND]], range=[-0.85, 1.85], showgrid=False,
         side="top",
     )  # fmt: skip
     figure.update_yaxes(title="earlier layers below, later above", showticklabels=False, showgrid=False, ticks="")

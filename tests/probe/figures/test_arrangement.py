@@ -50,6 +50,14 @@ def test_an_axis_that_all_panels_share_has_labels_at_the_foot_only():
     assert [layout[panel.x].get("title", {}).get("text") for panel in found] == [None, None, None, "the length"]
 
 
+def test_a_title_over_a_column_is_repeated_over_each_of_its_panels():
+    figure = make_subplots(rows=2, cols=2, subplot_titles=["left", "right"])
+    for place in range(4):
+        figure.add_scatter(x=[1], y=[place], row=place // 2 + 1, col=place % 2 + 1)
+    found = panels(narrowed(Plot(figure, headline="Points")).figure.to_dict())
+    assert [[note["text"] for note in panel.titles] for panel in found] == [["left"], ["right"]] * 2
+
+
 def test_one_column_stays_and_long_titles_are_wrapped():
     figure = go.Figure(go.Scatter(x=[1], y=[1]))
     figure.update_xaxes(title="a title that is far longer than a phone or a column is wide")
