@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _language_patched_once_a_launch():
-    """Every call of one jitted function by another would go through all of triton's builtins again, and find nothing."""
+    """Patch triton's language once a launch, not at every call of one jitted function by another."""
     interpreter = pytest.importorskip("triton.runtime.interpreter")
     tl, patch = interpreter.tl, interpreter._patch_lang
     patched: set[bool] = set()  # whether the names of triton.language.core, and those of triton.language, are patched
