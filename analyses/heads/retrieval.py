@@ -65,12 +65,12 @@ class RetrievalHeads(Result):
 
     @property
     def n_heads(self) -> int:
-        """The number of heads of the model."""
+        """Return the number of heads of the model."""
         return self.score.numel()
 
     @property
     def active_share(self) -> Tensor:
-        """The share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
+        """Return the share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
         return (self.per_sample > 0).double().mean(0)
 
     def ranked(self) -> list[Head]:

@@ -35,7 +35,7 @@ class Bytes(click.ParamType):
     type=click.Choice(["kernels", "model", "all"]),
     default="kernels",
     show_default=True,
-    help="What to measure: attention alone, forward passes of --model, or both.",
+    help="Suite to measure: attention alone, forward passes of --model, or both.",
 )
 @click.option(
     "--lengths",

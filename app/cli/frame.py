@@ -24,7 +24,7 @@ OUTPUT = ("out", "dry-run", "json", "quiet")
 
 @dataclass(frozen=True, kw_only=True)
 class Frame:
-    """What was typed of the options that every analysis command has; `options.SHARED` has their help texts.
+    """The values typed for the options that every analysis command has; `options.SHARED` has their help texts.
 
     started: `time.monotonic()` when the command began.
     """
@@ -159,7 +159,7 @@ def _said(value: Any) -> str:
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs, whole numbers as such."""
+    """Return NAME=VALUE pairs, whole numbers as such."""
     found: dict[str, Any] = {}
     for each in given or ():
         name, mark, value = each.partition("=")

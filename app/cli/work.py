@@ -1,4 +1,4 @@
-"""What every analysis command does: load, say what will run, run or estimate it, and print or write what came out."""
+"""Every analysis command loads a model, says what will run, runs or estimates it, and prints or writes the result."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ LENGTHS = frozenset({"ax", "ay", "thickness", "standoff", "ticklen", "xpad", "yp
 
 
 def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[str, Any]:
-    """Return the figure with this project's theme as a dict for Plotly, `scale` times as large in all but its area.
+    """Return the figure with this project's theme as a dict for Plotly, all but its area multiplied by `scale`.
 
     least: CSS pixels of the smallest text.
     """
@@ -178,7 +178,7 @@ def _scaled(node: Any, scale: float, least: float, path: tuple[str, ...] = ()) -
 
 
 def _is_length(path: tuple[str, ...]) -> bool:
-    """Whether the last key of the path names a length in CSS pixels."""
+    """Return whether the last key of the path names a length in CSS pixels."""
     if path[-1] == "width":
         return path[-2] in ("line", "error_x", "error_y")
     return path[-1] == "size" or path[-1] in LENGTHS

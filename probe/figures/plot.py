@@ -69,7 +69,7 @@ class Plot:
         """Write the plot for print, without its headline, as PNG (300 dpi), SVG or PDF by the suffix; the path.
 
         width: "column" is 3.4 inches wide, "page" 7 inches. The smallest text has 7 points. The headline and the
-        reading belong in the caption. Needs kaleido (the extra "png") and a Chrome or Chromium.
+        reading belong in the caption. This needs kaleido (the extra "png") and a Chrome or Chromium.
         """
         from probe.figures.pictures import save_print
 
