@@ -26,7 +26,7 @@ class Estimate:
 
     @property
     def known(self) -> bool:
-        """Whether the value and both bounds are numbers."""
+        """Return whether the value and both bounds are numbers."""
         return not (isnan(self.value) or isnan(self.low) or isnan(self.high))
 
 
