@@ -90,7 +90,7 @@ FLEX = (
 STATISTICS = {
     "rows": "row statistics",
     "columns": "row and column statistics",
-    "sets": "row and column statistics, windowed distance, 4 key sets",
+    "sets": "rows, columns, windowed distance, 4 key sets",
 }
 PLAIN = Case(name="plain forward (sdpa)", method="plain")
 OURS = Case(name="probe, statistics of all heads", method="stats", implementation="auto")

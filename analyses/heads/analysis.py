@@ -132,15 +132,14 @@ class HeadAnalysis(Analysis[Settings, Heads]):
     def measure(self, model: Model, unit: Unit) -> Measured:
         if unit.name == "patterns":
             found = patterns.run(model, seed=self.settings.seed)
-            scores = {pattern: found.per_sample(pattern).tolist() for pattern in patterns.PATTERNS}
+            scores = {pattern: found.per_sample(pattern) for pattern in patterns.PATTERNS}
             return Measured({**scores, "bos": found.bos}, [Prompt.of(row) for row in found.ids])
         if unit.name == "copying":
             copied = copying.run(model)
-            return Measured({"score": copied.score.tolist(), "norms": copied.norms, "unread": list(copied.unread)})
+            return Measured({"copying": copied.score, "norms": copied.norms, "unread": list(copied.unread)})
         if unit.name == "sink":
             sinks = sink_scores.run(model, haystack=self.haystack)
-            record = {"sink": sinks.per_sample.tolist(), "bos": sinks.bos}
-            return Measured(record, [Prompt.of(row) for row in sinks.ids])
+            return Measured({"sink": sinks.per_sample, "bos": sinks.bos}, [Prompt.of(row) for row in sinks.ids])
         if "question" in unit.arguments:
             reader = self._read(self.questions)
             prompt = reader.prompt(model, unit.arguments["question"])
@@ -167,11 +166,10 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         for unit in self._score_units():
             record = records[unit.name]
             if unit.name == "copying":
-                computed["copying"] = torch.tensor(record["score"])
+                computed["copying"] = record["copying"]
                 notes = [f"copying: {record['norms']}", *(f"copying, {reason}" for reason in record["unread"])]
                 continue
-            kinds = [kind for kind in settings.other_kinds if kind in record]
-            samples |= {kind: torch.tensor(record[kind]) for kind in kinds}
+            samples |= {kind: record[kind] for kind in settings.other_kinds if kind in record}
             manifest = manifest if asked else replace(manifest, bos=record["bos"])
         table = catalogue(samples, manifest, n_kv_heads=facts.n_kv_heads, computed=computed, notes=notes)
         compared = None

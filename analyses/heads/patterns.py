@@ -69,7 +69,7 @@ def band_means(received: Tensor, keys: range) -> Tensor:
     chosen = received[..., keys.start : keys.stop]
     if chosen.shape[-1] != len(keys) or chosen.isnan().any():
         raise ValueError(f"keys must lie within the band, got {keys} of {received.shape[-1]} keys")
-    return chosen.mean(-1).transpose(0, 1).contiguous()  # so that a mean over samples rounds as after JSON
+    return chosen.mean(-1).transpose(0, 1).contiguous()  # so that its mean rounds as that of a saved record
 
 
 def bands(start: int, length: int) -> dict[str, tuple[Band, range]]:

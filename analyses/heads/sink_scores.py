@@ -57,7 +57,7 @@ def sink_score(mass: Tensor) -> Tensor:
     """
     if mass.ndim != 4 or mass.shape[-1] < 2:
         raise ValueError(f"mass must be [layers, batch, heads, queries >= 2], got {list(mass.shape)}")
-    return mass[..., 1:].mean(-1).transpose(0, 1).contiguous()  # so that a mean over texts rounds as after JSON
+    return mass[..., 1:].mean(-1).transpose(0, 1).contiguous()  # so that its mean rounds as that of a saved record
 
 
 @torch.no_grad()

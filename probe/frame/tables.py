@@ -53,13 +53,9 @@ class Column:
 
 def columns(**shown: Any) -> tuple[Column, ...]:
     """Return columns by their names: a header, or a header with the further fields of a `Column` in order."""
-    return tuple(
-        Column(
-            **dict(zip(("header", "write", "low", "high"), [each] if isinstance(each, str) else each, strict=False)),
-            name=name,
-        )
-        for name, each in shown.items()
-    )
+    fields = ("header", "write", "low", "high")
+    found: dict[str, Any] = {name: [each] if isinstance(each, str) else each for name, each in shown.items()}
+    return tuple(Column(**{"name": name, **dict(zip(fields, each, strict=False))}) for name, each in found.items())
 
 
 @dataclass(frozen=True, kw_only=True)

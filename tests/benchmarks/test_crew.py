@@ -22,6 +22,7 @@ def measured():
     return {case["name"]: case for case in cases}, times, turns
 
 
+@pytest.mark.slow
 def test_cases_take_turns(measured):
     cases, times, turns = measured
     assert [(time["round"], time["case"]) for time in times] == [
@@ -33,6 +34,7 @@ def test_cases_take_turns(measured):
     assert turns == list(range(1, 21))
 
 
+@pytest.mark.slow
 def test_medians_and_quartiles_are_of_the_counted_rounds_and_memory_is_its_own(measured):
     cases, times, _ = measured
     for name in ("sdpa alone", "rows"):
@@ -47,12 +49,14 @@ def test_medians_and_quartiles_are_of_the_counted_rounds_and_memory_is_its_own(m
     assert cases["rows"]["growth"] < 10 * output  # one map alone takes 64 times the output
 
 
+@pytest.mark.slow
 def test_running_out_of_memory_is_a_result(measured):
     dense = measured[0][DENSE.name]
     assert (dense["status"], dense["reason"]) == ("out of memory", "out of memory at 0.7 GB")
     assert dense["seconds"] is None and dense["peak"] is None and dense["rounds"] == 0
 
 
+@pytest.mark.slow
 def test_an_error_is_told_in_its_own_words(measured):
     wrong = measured[0]["wrong"]
     assert (wrong["status"], wrong["reason"]) == (

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
+from probe.kernels.attend import IMPLEMENTATIONS
 from probe.kernels.contract import Band, Mask, Request
 
 # the fixtures that tests share with their examples (poisoned memory, the sampler) are the same in every example
 thorough = settings(
     deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
+
+
+# Every implementation that returns statistics; in Triton's interpreter a test takes seconds.
+STATISTICIANS = [
+    pytest.param(name, marks=[pytest.mark.slow] if name == "triton" else [])
+    for name in IMPLEMENTATIONS
+    if name != "sdpa"
+]
+EVERY_LEAD = list(product((1, 2, 3), repeat=3))
 
 
 def everything(keys: int, **changes) -> Request:
@@ -36,9 +48,12 @@ def everything(keys: int, **changes) -> Request:
 
 
 @st.composite
-def cases(draw, queries=(1, 2, 7, 33, 70), keys=(1, 3, 16, 65, 130), widths=(8,), value_dims=(8, 3)):
-    """Any shape, mask and request; masks and sets are random tensors of a drawn seed."""
-    batch, kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3)), draw(st.integers(1, 3))
+def cases(draw, queries=(1, 2, 7, 33, 70), keys=(1, 3, 16, 65, 130), widths=(8,), value_dims=(8, 3), leads=EVERY_LEAD):
+    """Any shape, mask and request; masks and sets are random tensors of a drawn seed.
+
+    leads: the choices of (batch, KV heads, query heads of each).
+    """
+    batch, kv_heads, group = draw(st.sampled_from(leads))
     queries, keys = draw(st.sampled_from(queries)), draw(st.sampled_from(keys))
     heads, seed = kv_heads * group, draw(st.integers(0, 1000))
     generator = torch.Generator().manual_seed(seed)

@@ -3,12 +3,45 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib.util import find_spec
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from probe.kernels.contract import Statistics
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _language_patched_once_a_launch():
+    """Triton's interpreter patches its language for each launch, and again for each function inside: save that."""
+    if find_spec("triton") is None:
+        yield
+        return
+    from triton.runtime import interpreter
+
+    tl, patch = interpreter.tl, interpreter._patch_lang
+    patched: set[bool] = set()  # whether the names of triton.language.core, and those of triton.language, are patched
+
+    def patch_once(fn):
+        wanted = {value is tl.core for value in fn.__globals__.values() if value is tl or value is tl.core}
+        if wanted <= patched:
+            return SimpleNamespace(restore=lambda: None)
+        outermost = not patched
+        patched.update(wanted)
+        scope = patch(fn)
+
+        def restore():
+            scope.restore()
+            if outermost:
+                patched.clear()
+
+        return SimpleNamespace(restore=restore)
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(interpreter, "_patch_lang", patch_once)
+        yield
 
 
 @pytest.fixture

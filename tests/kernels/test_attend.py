@@ -14,9 +14,9 @@ import torch
 from probe.kernels.attend import IMPLEMENTATIONS, attend, chosen, pool, tile
 from probe.kernels.contract import Band, Mask, Request
 from probe.kernels.native import build
+from tests.kernels.cases import STATISTICIANS
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
-STATISTICIANS = [name for name in IMPLEMENTATIONS if name != "sdpa"]
 everywhere = pytest.mark.parametrize("implementation", STATISTICIANS)
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from probe.kernels import sweep
-from probe.kernels.attend import IMPLEMENTATIONS, attend, pool
+from probe.kernels.attend import attend, pool
 from probe.kernels.contract import Band, Mask, Request
+from tests.kernels.cases import STATISTICIANS
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
-STATISTICIANS = [name for name in IMPLEMENTATIONS if name != "sdpa"]
 statisticians = pytest.mark.parametrize("implementation", STATISTICIANS)
 
 GRADIENT_CASES = {
@@ -54,9 +54,12 @@ def everything(keys: int) -> Request:
 @pytest.mark.parametrize("request_", [Request(), Request(entropy=True, received=Band())], ids=["plain", "statistics"])
 @pytest.mark.parametrize("case", GRADIENT_CASES)
 @pytest.mark.parametrize(
-    # the budget is that of the backward pass, which all share: the interpreter need not run twice
     ("implementation", "budget"),
-    [(n, b) for n in STATISTICIANS if n != "reference" for b in (3000, 8 << 20) if n != "triton" or b == 3000],
+    [
+        *[(name, budget) for name in ("native", "blocked") for budget in (3000, 8 << 20)],
+        # the budget is that of the backward pass, which all share: the interpreter need not run twice
+        pytest.param("triton", 3000, marks=pytest.mark.slow),
+    ],
 )
 def test_gradients_equal_those_through_the_reference(sample, monkeypatch, implementation, case, budget, request_):
     monkeypatch.setitem(sweep.BUDGET, "cpu", budget)

@@ -61,7 +61,7 @@ def test_spearman_is_scipy_s_with_an_interval_around_it():
     x[10:14] = x[9]  # ties
     y = x.exp() + 0.3 * torch.randn(60, generator=draw, dtype=torch.float64)
     found = spearman(x, y, seed=1)
-    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic) and found.n == 60
+    assert found.value == pytest.approx(stats.spearmanr(x, y)[0]) and found.n == 60
     assert 0.6 < found.low < found.value < found.high < 1 and found == spearman(x, y, seed=1)
     assert found != spearman(x, y, seed=2)
     resampled = torch.stack([x, x[torch.randint(60, (60,), generator=draw)]])

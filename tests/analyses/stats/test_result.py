@@ -96,7 +96,7 @@ def test_the_summary_names_the_heads_at_both_ends():
 def test_the_map_of_each_statistic_ends_at_its_largest_value():
     figures = example(("user", "assistant", "user"), unit="turn").figures()
     assert list(figures) == ["entropy", "mass-first"]
-    figure, mass = (getattr(each, "figure", each) for each in figures.values())
+    figure, mass = (each.figure for each in figures.values())
     assert [list(map(list, trace["z"])) for trace in figure.to_dict()["data"]] == [[[2.5], [1.0]], [[3.0], [2.0]]]
     assert figure.layout.coloraxis.cmax == 3.0 and "nats" in figure.layout.coloraxis.colorbar.title.text
     assert mass.layout.coloraxis.cmax == 1.0

@@ -42,6 +42,7 @@ def compiler(folder: Path, body: str) -> Path:
 needs_a_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C++ compiler here")
 
 
+@pytest.mark.slow
 @needs_a_compiler
 def test_built_once_said_once_and_found_again_though_a_build_was_killed(tmp_path):
     """torch's own loader would wait for ever for the lock that the killed build left."""

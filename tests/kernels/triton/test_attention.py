@@ -42,8 +42,15 @@ def close(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
 
 
+@pytest.mark.slow
 @given(
-    case=cases(queries=(1, 2, 7, 33, 45), keys=(1, 3, 16, 40, 70), widths=(16, 24), value_dims=(16, 3)),
+    case=cases(
+        queries=(1, 2, 7, 33, 45),
+        keys=(1, 3, 16, 40, 70),
+        widths=(16, 24),
+        value_dims=(16, 3),
+        leads=[(1, 1, 2), (1, 2, 3), (2, 2, 1)],
+    ),
     tiles=st.sampled_from(TILES),
 )
 @settings(thorough, max_examples=30)
@@ -56,14 +63,13 @@ def test_equals_the_reference(sample, same_statistics, case, tiles):
     same_statistics(found, exact, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize("splits", [1, 7])
-@pytest.mark.parametrize("queries", [1, 2])
+@pytest.mark.parametrize(("queries", "splits"), [(1, 7), (2, 1), (2, 7)])
 def test_few_queries_against_a_long_cache(sample, same_statistics, queries, splits):
     """Programs share the keys, with none left for some of them, and the heads of a KV head share a program."""
-    tensors = sample(batch=2, kv_heads=2, group=3, queries=queries, keys=200, width=16)
+    tensors = sample(batch=2, kv_heads=1, group=3, queries=queries, keys=200, width=16)
     padded = Mask(first_query=150, keys=torch.arange(200) >= torch.tensor([[0], [100]]))
     request = everything(200, top=1, received=None, pooled=None)
-    sinks = torch.linspace(-2, 6, 6)
+    sinks = torch.linspace(-2, 6, 3)
     for mask in (padded, replace(padded, window=100)):
         tiles = replace(SMALL, cols=32, splits=splits)
         (output, found), (expected, exact) = both(*tensors, tiles=tiles, mask=mask, sinks=sinks, request=request)
@@ -71,14 +77,15 @@ def test_few_queries_against_a_long_cache(sample, same_statistics, queries, spli
         same_statistics(found, exact)
 
 
-@pytest.mark.parametrize("settle", [False, True])
-@pytest.mark.parametrize(("slots", "run"), [(1, 1), (2, 1), (4, 2), (8, 4), (8, 8)])
+@pytest.mark.parametrize(
+    ("slots", "run", "settle"), [(1, 1, False), (2, 1, True), (4, 2, False), (8, 4, True), (8, 8, False)]
+)
 def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, settle):
     """Sums kept in parts, as each device has them, over tiles without a mask, and peaks that rise with later tiles."""
     query, key, value = sample(kv_heads=1, group=2, queries=20, keys=260, width=16)
     key *= torch.linspace(0.2, 1.5, 260)[:, None]
     sets = torch.rand(1, 1, 3, 260, generator=torch.Generator().manual_seed(1)) > 0.7
-    request = everything(260, sets=sets, top=1, windowed_distance=50, received=None, pooled=None)
+    request = everything(260, sets=sets, partial=False, top=1, windowed_distance=50, received=None, pooled=None)
     tiles = replace(SMALL, cols=32, slots=slots, run=run, settle=settle)
     for mask in (Mask(first_query=240), Mask(first_query=240, window=200), Mask(causal=False, first_query=240)):
         (output, found), (expected, exact) = both(query, key, value, tiles=tiles, mask=mask, request=request)
@@ -90,8 +97,8 @@ def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, set
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(sample, same_statistics, dtype, splits):
     """Row statistics as exact as float32's for the rounded inputs; sums of values with weights rounded as they are."""
-    tensors = sample(kv_heads=2, group=2, queries=40, keys=70, width=16, dtype=dtype)
-    sets = torch.rand(1, 1, 6, 70, generator=torch.Generator().manual_seed(3)) > 0.7
+    tensors = sample(kv_heads=1, group=2, queries=40, keys=70, width=16, dtype=dtype)
+    sets = torch.rand(1, 1, 3, 70, generator=torch.Generator().manual_seed(3)) > 0.7
     request = everything(70, sets=sets, received=None, pooled=None)
     options = {"mask": Mask(first_query=30), "request": request}
     (output, found), (expected, exact) = both(*tensors, tiles=replace(SMALL, splits=splits), **options)
@@ -102,11 +109,11 @@ def test_half_precision(sample, same_statistics, dtype, splits):
     same_statistics(replace(found, partial=None), replace(exact, partial=None))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (2, 2)])
 @pytest.mark.parametrize("count", [3, 32])
 def test_key_sets(sample, same_statistics, shape, count):
     """Of every text and head or shared by them."""
-    tensors = sample(batch=2, kv_heads=2, group=2, queries=20, keys=50, width=16)
+    tensors = sample(batch=2, kv_heads=1, group=2, queries=20, keys=50, width=16)
     sets = torch.rand(*shape, count, 50, generator=torch.Generator().manual_seed(count)) > 0.8
     sets[..., 16:32] = False  # a tile without members
     request = Request(sets=sets, partial=count < 32)
@@ -146,7 +153,7 @@ def test_short_distances_far_into_a_text(splits):
     torch.testing.assert_close(found.windowed_distance.double(), exact.windowed_distance, atol=0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("k", [1, 2, 7, 70])
+@pytest.mark.parametrize("k", [1, 2, 7, pytest.param(70, marks=pytest.mark.slow)])
 def test_ties_go_to_the_lower_key(k):
     """Scores of three values only, over several tiles, and more keys than a list holds."""
     keys = 90

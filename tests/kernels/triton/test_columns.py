@@ -23,7 +23,7 @@ UNROLLED = replace(SMALL, unroll=3, folded=True)
 POLYNOMIAL = replace(SMALL, cols=32, quarters=1)
 POLYNOMIALS = replace(POLYNOMIAL, unroll=2, quarters=3, folded=True)
 TILES = [SMALL, UNROLLED, POLYNOMIAL, POLYNOMIALS]
-SHOWN = torch.rand(1, 2, 140, 150, generator=torch.Generator().manual_seed(0)) > 0.4
+SHOWN = torch.rand(1, 2, 110, 120, generator=torch.Generator().manual_seed(0)) > 0.4
 
 
 @st.composite
@@ -82,6 +82,7 @@ def both(query, key, value, *, band, tiles=SMALL, sinks=None, **options):
     return received(query, key, exact.lse.float(), band=band, tiles=tiles, **options), exact
 
 
+@pytest.mark.slow
 @given(case=cases())
 @settings(
     max_examples=60,
@@ -112,13 +113,14 @@ def test_equals_the_reference(poisoned_empty, sample, case):
 )
 def test_blocks_that_are_cut_at_both_ends_and_whole_between(poisoned_empty, sample, mask, band, tiles):
     """Long enough for whole tiles between those that an end of the interval cuts; half precision as on a GPU."""
-    tensors = sample(kv_heads=1, group=2, queries=140, keys=150, width=16, dtype=torch.float16)
+    tensors = sample(kv_heads=1, group=2, queries=110, keys=120, width=16, dtype=torch.float16)
     (found, _), exact = both(*tensors, mask=mask, band=band, tiles=tiles)
     torch.testing.assert_close(found.double(), exact.received, atol=1e-8, rtol=1e-5, equal_nan=True)
     assert exact.received.isnan().float().mean() < 0.5
 
 
-@pytest.mark.parametrize("window", [14, 15, 16, 30])
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [16, 30])
 @pytest.mark.parametrize("ahead", range(16))
 def test_every_way_that_the_interval_may_lie_on_tiles(sample, window, ahead):
     """Off by one row, a tile that an end of the interval cuts would count as whole."""
@@ -143,12 +145,12 @@ def test_a_row_whose_lse_is_minus_infinity_gives_nothing(sample):
 
 
 @pytest.mark.parametrize("tiles", TILES, ids=["exponentials", "unrolled", "polynomial", "polynomials"])
-@pytest.mark.parametrize("row", [3, 70, 139])
+@pytest.mark.parametrize("row", [3, 50, 99])
 def test_a_row_that_is_not_a_number_poisons_the_keys_that_it_sees(sample, tiles, row):
-    query, key, value = sample(kv_heads=1, group=2, queries=140, keys=140, width=16, dtype=torch.float16)
+    query, key, value = sample(kv_heads=1, group=2, queries=100, keys=100, width=16, dtype=torch.float16)
     query[:, 1, row] = math.nan
     (found, _), exact = both(query, key, value, band=Band(), tiles=tiles)
-    assert exact.received[0, 1].isnan().tolist() == [key <= row for key in range(140)]
+    assert exact.received[0, 1].isnan().tolist() == [key <= row for key in range(100)]
     assert found[0, 1, : row + 1].isnan().all()  # and some beyond, in the same tile
     torch.testing.assert_close(found[0, 0].double(), exact.received[0, 0], atol=1e-8, rtol=1e-5)
 

@@ -51,6 +51,7 @@ print(len(launches))
 """
 
 
+@pytest.mark.slow
 def test_every_kind_of_launch_compiles(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}

@@ -20,7 +20,7 @@ SHAPES = [(512, 512), (70, 90), (30, 40), (7, 5), (40, 2), (1, 30), (4, 90), (3,
 @st.composite
 def cases(draw):
     """Any mask and tile size over maps of a few sizes."""
-    queries, keys = draw(st.sampled_from([(70, 90), (33, 33), (1, 77), (65, 16)]))
+    queries, keys = draw(st.sampled_from([(45, 70), (33, 33), (1, 77), (65, 16)]))
     seed = draw(st.integers(0, 1000))
     generator = torch.Generator().manual_seed(seed)
     mask = Mask(
@@ -51,9 +51,10 @@ def check(tensors, shape, **options):
     )
 
 
+@pytest.mark.slow
 @given(case=cases())
 @settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     database=None,

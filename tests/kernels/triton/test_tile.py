@@ -31,7 +31,7 @@ def cases(draw):
         causal=draw(st.booleans()),
         window=draw(st.sampled_from([None, None, 5, 40])),
         keys=draw(st.sampled_from([None, torch.rand(2, 90, generator=generator) > 0.4])),
-        pairs=draw(st.sampled_from([None, torch.rand(1, 4, 70, 90, generator=generator) > 0.4])),
+        pairs=draw(st.sampled_from([None, torch.rand(1, 2, 70, 90, generator=generator) > 0.4])),
         first_query=draw(st.sampled_from([0, 20, -5, 80])),
         first_key=draw(st.sampled_from([0, 3])),
     )
@@ -56,7 +56,7 @@ def cases(draw):
 )
 def test_equals_the_reference(poisoned_empty, sample, case):
     tensors = {name: case.pop(name) for name in ("seed", "dtype", "width")}
-    query, key, value = sample(batch=2, kv_heads=2, group=2, queries=70, keys=90, **tensors)
+    query, key, value = sample(batch=2, kv_heads=1, group=2, queries=70, keys=90, **tensors)
     options = {"mask": case["mask"], "scale": 0.35, "softcap": case["softcap"]}
     _, exact = reference.attend(query, key, value, sinks=None, request=Request(lse=True), **options)
     lse = exact.lse.float()
