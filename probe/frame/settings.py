@@ -26,7 +26,7 @@ NUMBERS = {"int": int, "float": float}
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """The facts about one field that the command line and the checks use.
+    """The data of one field that the command line and the checks use.
 
     help: what it does, in which unit; the default is appended. choices: the values that are allowed. least, above and
     most: bounds of numbers. spelling: the option's name where it is not the field's. argument: given by its place,
