@@ -8,7 +8,7 @@ import click
 
 import probe
 from probe.analyses import analysis_of
-from probe.app.cli.frame import Frame
+from probe.app.cli.options import Frame
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.report import document, print_result
 from probe.app.cli.tables import duration, show, size

@@ -69,7 +69,7 @@ def no_gap() -> Circuit:
 
 
 def circuits() -> list[Result]:
-    return [circuit(), circuit(kept=0.4, random=0.5), no_gap()]
+    return [circuit(), circuit(kept=0.1, random=1.5), no_gap()]
 
 
 def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12) -> Edges:
@@ -99,13 +99,13 @@ def edge_circuits() -> list[Result]:
 
 
 def reuses() -> list[Result]:
-    """All heads shared, none shared, and half shared with both tasks."""
+    """All heads shared, all shared with the control alone, and half shared with both tasks."""
 
     def made(second: int, control: int) -> Reuse:
         runs = {"first": circuit(), "second": circuit(first=second, task="colored-objects"), "again": circuit()}
         return Reuse(manifest=manifest("circuit reuse"), k=5, control=circuit(first=control, task="sv"), **runs)
 
-    return [made(0, 16), made(16, 16), made(3, 5)]
+    return [made(0, 16), made(16, 0), made(3, 5)]
 
 
 def repaired(before: int, after: int, controls: int, prompts: int = 60) -> Repair:
@@ -126,7 +126,7 @@ def repaired(before: int, after: int, controls: int, prompts: int = 60) -> Repai
 
 
 def repairs() -> list[Result]:
-    return [repaired(20, 50, 21), repaired(20, 19, 20), repaired(20, 25, 22)]
+    return [repaired(20, 50, 21), repaired(40, 5, 40), repaired(20, 25, 22)]
 
 
 EXAMPLES = {
