@@ -17,7 +17,7 @@ ORDER = ("kernels", "probe", "analyses", "benchmarks", "app")
 """Each folder may import itself and those before it."""
 
 ROOMS = {
-    "interventions": (),
+    "interventions": ("frame",),
     "engine": ("interventions",),
     "patching": ("interventions", "engine"),
     "edges": ("interventions", "engine", "patching"),

@@ -30,10 +30,16 @@ def spread(mean: float, size: float = 0.2) -> torch.Tensor:
     return mean + torch.linspace(-size, size, PROMPTS)
 
 
-def circuit(kept: float = 3.0, random: float = 0.5, *, first: int = 0, size: float = 0.2, task: str = "ioi") -> Circuit:
-    """A circuit whose five heads begin at number `first`; it keeps a LD of `kept` of 4, random ones keep `random`."""
+def circuit(
+    kept: float = 3.0, random: float = 0.5, *, first: int = 0, size: float = 0.2, task: str = "ioi",
+    half: int | None = None,
+) -> Circuit:  # fmt: skip
+    """A circuit whose five heads begin at number `first`; it keeps a LD of `kept` of 4, random ones keep `random`.
+
+    half: the half of the layers, 0 or 1, in which the other heads have their small effects; None for all layers.
+    """
     heads = [Head(layer, head) for layer in range(LAYERS) for head in range(HEADS_OF_A_LAYER)]
-    percent = [0.1 * (place % 3) for place in range(len(heads))]
+    percent = [0.1 * (place % 3 if half is None else place // 16 == half) for place in range(len(heads))]
     for place in range(5):
         percent[first + place] = 50.0 - 8 * place
     effects = pd.DataFrame(
@@ -105,7 +111,9 @@ def reuses() -> list[Result]:
         runs = {"first": circuit(), "second": circuit(first=second, task="colored-objects"), "again": circuit()}
         return Reuse(manifest=manifest("circuit reuse"), k=5, control=circuit(first=control, task="sv"), **runs)
 
-    return [made(0, 16), made(16, 0), made(3, 5)]
+    apart = {"first": circuit(half=0), "second": circuit(first=16, half=1), "again": circuit(half=0)}
+    disjoint = Reuse(manifest=manifest("circuit reuse"), k=16, control=circuit(half=0), **apart)
+    return [made(0, 16), disjoint, made(3, 5)]
 
 
 def repaired(before: int, after: int, controls: int, prompts: int = 60) -> Repair:
