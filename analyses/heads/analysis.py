@@ -46,14 +46,14 @@ class HeadAnalysis(Analysis[Settings, Heads]):
 
     @cached_property
     def haystack(self) -> Haystack:
-        """The prose of the run."""
+        """Return the prose of the run."""
         if self.settings.haystack is not None:
             return self.settings.haystack
         return from_files(self.settings.haystacks) if self.settings.haystacks else language_reference()
 
     @cached_property
     def questions(self) -> Questions:
-        """The needle questions; they are asked only where retrieval is."""
+        """Return the needle questions; they are asked only where retrieval is."""
         asked = self.settings
         return Questions(
             haystack=self.haystack, lengths=asked.asked_lengths, depths=asked.depths, families=asked.families,
@@ -64,7 +64,7 @@ class HeadAnalysis(Analysis[Settings, Heads]):
 
     @cached_property
     def held_out(self) -> Questions:
-        """The needle questions of a validation."""
+        """Return the needle questions of a validation."""
         asked = self.settings
         return held_out(haystack=self.haystack, seed=asked.seed + 1, style=asked.prompt_style)  # type: ignore[arg-type]
 

@@ -71,7 +71,7 @@ class Questions:
 
     @property
     def per_group(self) -> int:
-        """The number of prompts that share one stretch of prose."""
+        """Return the number of prompts that share one stretch of prose."""
         return len(self.depths) * (len(self.families) if self.needles is None else len(self.needles))
 
     def __len__(self) -> int:

@@ -3,7 +3,7 @@
 There are two families, because heads specialise: some copy digits only (L6H0 of SmolLM2-135M), others words. A family
 draws from two disjoint pools, so that heads scored on one pool can be pruned while the model answers needles of the
 other. No answer repeats a word or a digit, because nothing would tell which of two equal tokens a head copies. No
-answer holds a word of the sentence around it, because a model may say such a word without having read the answer.
+answer holds a word of the sentence around it, because a model may say that word without having read the answer.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Pool:
 
     @property
     def sha256(self) -> str:
-        """The SHA-256 of the words, in hex: a run made with other words is another run."""
+        """Return the SHA-256 of the words, in hex; it tells runs with other words apart."""
         return hashlib.sha256(json.dumps([self.cities, self.activities]).encode()).hexdigest()
 
 

@@ -56,13 +56,13 @@ class Conditions:
             raise UsageError(f"--fill: expected zero or uniform, got {list(self.fills)}")
         if 2 * max(self.ks) > len(self.ranked):
             raise UsageError(
-                f"ks: pruning {max(self.ks)} heads needs as many others for the random control, and the model has "
-                f"{len(self.ranked)} heads; give smaller ks"
+                f"ks: pruning {max(self.ks)} heads needs the same number of others for the random control, and the "
+                f"model has {len(self.ranked)} heads; give smaller ks"
             )
 
     @property
     def all(self) -> tuple[Condition, ...]:
-        """The unpruned baseline first, then every group, number and fill."""
+        """Return the unpruned baseline, then every group, number and fill."""
         groups: tuple[Group, ...] = ("top", "random", "same layers")
         pruned = (Condition(group, k, fill) for fill, group, k in product(self.fills, groups, self.ks))
         return (Condition("none", 0, None), *pruned)

@@ -65,12 +65,12 @@ class RetrievalHeads(Result):
 
     @property
     def n_heads(self) -> int:
-        """The number of heads of the model."""
+        """Return the number of heads of the model."""
         return self.score.numel()
 
     @property
     def active_share(self) -> Tensor:
-        """The share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
+        """Return the share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
         return (self.per_sample > 0).double().mean(0)
 
     def ranked(self) -> list[Head]:
@@ -136,7 +136,9 @@ class RetrievalHeads(Result):
     def summary(self) -> tuple[str, ...]:
         """Return what the model retrieved and how many heads copied it, in sentences."""
         accuracy, found = self.accuracy(), len(self.retrieval_heads())
-        early = ", and the run stopped there because the 20 best heads no longer changed" if self.stopped_early else ""
+        early = ""
+        if self.stopped_early:
+            early = ", and the run stopped there because the ranking of the 20 best heads was stable"
         return (
             f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
             f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them "

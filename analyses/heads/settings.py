@@ -57,12 +57,12 @@ class Settings(Base):
         shown="the language reference of your Python",
     )  # fmt: skip
     prompt_style: str = setting(
-        "chat", "How a question is put: in the model's chat template, or as the plain text of the paper",
+        "chat", "Form of the prompt: the model's chat template (chat), or the plain text of the paper (plain)",
         choices=("chat", "plain"),
     )  # fmt: skip
     score: str = setting(
-        "set", "What counts as copied: the share of distinct answer tokens (set), or copying steps over answer tokens, "
-        "as in the released code (per_step)", choices=("set", "per_step"),
+        "set", "Definition of the retrieval score: the share of distinct answer tokens that a head copied (set), or "
+        "its copying steps over answer tokens, as in the released code (per_step)", choices=("set", "per_step"),
     )  # fmt: skip
     until_stable: bool = setting(
         False, "Stop asking once 19 of the 20 best heads have stayed the same over six retrieved needles"
@@ -74,12 +74,12 @@ class Settings(Base):
         adds=True,
     )  # fmt: skip
     fills: tuple[str, ...] = setting(
-        ("zero", "uniform"), "What --validate makes of a pruned head: its output is zero, or it attends evenly to all "
-        "that it sees (uniform, the official mask)", choices=("zero", "uniform"), spelling="--fill", adds=True,
+        ("zero", "uniform"), "Output of a head that --validate prunes: zero, or that of even attention to all that it "
+        "sees (uniform, the official mask)", choices=("zero", "uniform"), spelling="--fill", adds=True,
     )  # fmt: skip
     phase: str = setting(
-        "decode", "When --validate prunes: only while the answer is written (decode), or while the prompt is read too "
-        "(all)", choices=("decode", "all"), adds=True,
+        "decode", "Steps at which --validate prunes: only those that write the answer (decode), or the reading of "
+        "the prompt too (all)", choices=("decode", "all"), adds=True,
     )  # fmt: skip
     compare: Path | None = setting(
         None, "Run folder of another `probe heads`, whose scores are compared with this run's", metavar="FOLDER",
@@ -93,18 +93,18 @@ class Settings(Base):
 
     @property
     def retrieves(self) -> bool:
-        """Whether needle questions are asked."""
+        """Return whether needle questions are asked."""
         return bool({"all", "retrieval"} & set(self.kinds))
 
     @property
     def other_kinds(self) -> tuple[str, ...]:
-        """The scores asked for beside retrieval, by their names in the result."""
+        """Return the scores asked for beside retrieval, by their names in the result."""
         wanted = KINDS if "all" in self.kinds else self.kinds
         return tuple(kind.replace("-", "_") for kind in KINDS[1:] if kind in wanted)
 
     @property
     def asked_lengths(self) -> tuple[int, ...]:
-        """The lengths that --max-tokens leaves."""
+        """Return the lengths that --max-tokens leaves."""
         return tuple(length for length in self.lengths if self.max_tokens is None or length <= self.max_tokens)
 
     def check(self) -> None:

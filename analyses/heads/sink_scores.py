@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 SAMPLES, LENGTH = 4, 384
-"""How many texts are read, and the tokens of each."""
+"""The number of texts, and the tokens of each."""
 
 CHARACTERS = 12
 """Characters read for each token wanted; no tokenizer packs this many into a token of prose, on average."""
@@ -46,7 +46,7 @@ class SinkScores:
 
     @property
     def score(self) -> Tensor:
-        """The mean over the texts, [layers, heads]."""
+        """Return the mean over the texts, [layers, heads]."""
         return self.per_sample.mean(0)
 
 

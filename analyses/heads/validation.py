@@ -2,9 +2,9 @@
 
 The highest-scoring heads are pruned while the model answers held-out needles (other cities, answers and prose than
 those that the heads were scored on), and so are random heads in the same number. Retrieval must break for the former
-only. Closed-book questions and the loss on prose show what else breaks: a mask that harms these too, as the official
-mask (fill "uniform") does in SmolLM2-135M, says less about retrieval when retrieval breaks. Fill "zero" removes the
-heads' output and is the reading that we report first.
+only. Closed-book questions and the loss on prose show what else breaks. The official mask (fill "uniform") harms both
+in SmolLM2-135M, so a failure to retrieve under this mask is weaker evidence. Fill "zero" removes the heads' output, and
+the claims are tested with it.
 
 Accuracies carry Wilson intervals, losses and differences bootstrap intervals over the samples.
 """
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 KS = (5, 10, 20, 30)
-"""How many of the best heads are pruned, where the model has twice as many."""
+"""Numbers of the best heads that are pruned; a model has at least twice the number, for the control."""
 
 GROUPS = ("top", "random", "same layers")
 TITLES = {
@@ -62,7 +62,7 @@ COLUMNS = (
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Validation(Result):
-    """What pruning does to retrieval, to closed-book answers and to the loss on prose.
+    """The effect of pruning on retrieval, on closed-book answers and on the loss on prose.
 
     conditions: one row per task, group of heads, number k and fill: value (accuracy, or loss in nats per token) with
     low and high, rise of the loss over the unpruned one with rise_low and rise_high, samples, and heads, the mean
