@@ -50,9 +50,9 @@ TITLES = {
     PROSE: "Loss on prose in nats per token, heads pruned {where}:",
 }
 VALUES = {
-    NEEDLES: "share of the held-out needles whose answer holds more than half of the words, with Wilson intervals",
-    CLOSED_BOOK: "share of the questions answered from memory, with Wilson intervals",
-    PROSE: "mean loss in nats per token, with bootstrap intervals over the passages",
+    NEEDLES: "Share of the held-out needles whose answer holds more than half of the words, with Wilson intervals",
+    CLOSED_BOOK: "Share of the questions answered from memory, with Wilson intervals",
+    PROSE: "Mean loss in nats per token, with bootstrap intervals over the passages",
 }
 COLUMNS = (
     "top: the best heads; random: other heads in the same number; same layers: other heads of the best heads' layers. "
