@@ -1,7 +1,7 @@
 """Measuring a group: one process for each case, all alive at once, asked in turn for one repetition each.
 
 That gives the times. Memory is taken afterwards, from one repetition in a fresh process for each case, in which the C
-library hands every large block back to the system. Left to itself it keeps what it likes of the memory that a layer
+library hands every large block back to the system. By default it keeps what it likes of the memory that a layer
 has freed: peaks of the same case then differ by a tenth from one process to the next.
 """
 
@@ -31,9 +31,9 @@ STARTING = 600.0
 SHORTEST, MOST_CALLS = 0.1, 100
 """A repetition repeats its call until it takes SHORTEST seconds or has made MOST_CALLS calls."""
 WEIGHED = {"MALLOC_MMAP_THRESHOLD_": "100000"}
-"""What makes glibc take blocks from this size on from the system, and give them back; others do not read it."""
+"""The variable with which glibc takes blocks from this size on from the system and gives them back."""
 NO_MEMORY = ("MemoryError", "bad_alloc", "allocate memory", "OutOfMemoryError", "out of memory", "ENOMEM")
-"""What those say who are refused memory: Python, C++, torch on a CPU, torch on a GPU, the system."""
+"""The messages of programs that are refused memory: Python, C++, torch on a CPU, torch on a GPU, the system."""
 
 
 class Ended(Exception):
@@ -145,7 +145,7 @@ def explanation(lines: list[str]) -> str:
 
 @dataclass
 class Measured:
-    """What is known of one case so far; times are of its counted rounds."""
+    """The state of one case so far; times are of its counted rounds."""
 
     case: Case
     status: str = "ok"

@@ -22,7 +22,7 @@ OTHERS = ("sdpa", "reference")
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a case does when it is timed, and facts about it worth reporting.
+    """The function that is timed for a case, and facts about it that are reported.
 
     check: called on what the first call returned, outside the clock; raises ValueError if that is not what the case
     measures. holds: an object that stays in memory though the call does not use it, such as a model's tokenizer.

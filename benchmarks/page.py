@@ -26,7 +26,7 @@ WHAT = {
     "model": (
         "One forward pass over a prompt of random tokens, the logits of its last position, no key-value cache. Ours "
         "returns lse, entropy, distance, windowed distance, top key and received attention of every head. The others "
-        "return every layer's attention map, which is what such statistics are computed from elsewhere."
+        "return every layer's attention map, from which other tools compute these statistics."
     ),
 }
 
@@ -119,7 +119,7 @@ def _products(found: Benchmark) -> list[str]:
         facts = json.loads(case["facts"])
         speed = facts["operations"] / case["seconds"] / 1e9
         text.append(f"- {case['length']:,} tokens: {facts['products']}, {speed:.0f} GFLOP/s")
-    return ["How the products were done, the fastest way found here:", "", *text]
+    return ["The products were computed in the way that was fastest here:", "", *text]
 
 
 def _peers(found: Benchmark) -> list[str]:

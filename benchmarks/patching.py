@@ -41,7 +41,7 @@ class Comparison:
 
     @property
     def times(self) -> float:
-        """Return how many times as long the loop takes."""
+        """Return the loop's time as a multiple of this one's."""
         return self.loop / self.ours
 
     def __str__(self) -> str:

@@ -52,7 +52,7 @@ class Case:
     """One way of computing attention.
 
     method: which function of kernel_cases or model_cases builds it. implementation: a name in `IMPLEMENTATIONS` where
-    the method is our own. statistics: which of `kernel_cases.requests` it returns.
+    the method is `attend`. statistics: which of `kernel_cases.requests` it returns.
     """
 
     name: str

@@ -45,6 +45,6 @@ class Benchmark(Result):
         return {suite: comparison(self, suite) for suite in self.cases["suite"].unique()}
 
     def suite(self, name: str) -> pd.DataFrame:
-        """Return the cases of one suite; of the plain cases that peers take turns with, only the one beside our own."""
+        """Return the cases of one suite; of the plain cases, only the one that takes turns with `attend`."""
         others = (self.cases["method"] == "plain") & self.cases["peer"]
         return self.cases.loc[(self.cases["suite"] == name) & ~others]

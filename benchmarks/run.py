@@ -9,6 +9,7 @@ import os
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
@@ -30,7 +31,7 @@ from probe.kernels.contract import Request
 from probe.loading.hashes import files_hash
 from probe.loading.sources import resolve
 from probe.saving.manifest import Manifest, hardware, peak_memory, versions
-from probe.saving.old_runs import RunFolder
+from probe.saving.runs import RunFolder
 
 PEER_LIBRARIES = ("transformers", "transformer-lens", "nnsight", "triton")
 Progress = Callable[[int, int], None]
@@ -59,21 +60,23 @@ def run(
     with RunFolder(out, config(settings)) as folder:
         if folder.finished:
             return Benchmark.load(out)
-        done = {sample["group"]: sample for sample in folder.samples()}
+        done = folder.records()
         if "checked" in done:
             checked = done["checked"]["facts"]
         else:
+            start = time.monotonic()
             checked = check(settings, plan, tests, note)
-            folder.append({"group": "checked", "facts": checked})
+            folder.append("checked", {"facts": checked}, seconds=time.monotonic() - start)
         total = sum(len(group.cases) * (group.rounds + 2) for group in plan)
         turns = 0
         for group in plan:
             if group.name not in done:
+                start = time.monotonic()
                 cases, times = _skipped(group, done), []
                 if not cases:
                     cases, times = measure(group, settings, turn=lambda n, before=turns: progress(before + n, total))
                 done[group.name] = {"group": group.name, "length": group.length, "cases": cases, "times": times}
-                folder.append(done[group.name])
+                folder.append(group.name, done[group.name], seconds=time.monotonic() - start)
             turns += len(group.cases) * (group.rounds + 2)
             progress(turns, total)
         found = Benchmark(

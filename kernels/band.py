@@ -1,4 +1,4 @@
-"""How many queries the mean weight that a key receives is over."""
+"""The number of queries that the mean weight which a key receives is over."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """Which keys each query may attend to; a pair is visible when every condition that is set holds.
+    """The keys that each query may attend to; a pair is visible when every condition that is set holds.
 
     causal: key position <= query position.
     window: query position - key position < window, so a window of w shows w keys, the query's own included.

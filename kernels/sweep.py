@@ -52,7 +52,7 @@ def as_written(compute: Callable[P, R]) -> Callable[P, R]:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How scores are made; `budget` is the most bytes of them in hand at once, None for what suits the device."""
+    """The way in which scores are made; `budget` is the most bytes of them in hand at once, None for the device's."""
 
     mask: Mask
     scale: float

@@ -17,13 +17,14 @@ ORDER = ("kernels", "probe", "analyses", "benchmarks", "app")
 """Each folder may import itself and those before it."""
 
 ROOMS = {
-    "interventions": (),
+    "interventions": ("frame",),
     "engine": ("interventions",),
     "patching": ("interventions", "engine"),
     "edges": ("interventions", "engine", "patching"),
     "doors": ("interventions", "engine"),
-    "saving": ("figures",),
-    "figures": ("saving",),
+    "saving": ("figures", "frame"),
+    "figures": ("saving", "frame"),
+    "frame": ("saving", "engine"),
     "loading": ("saving",),
 }
 """The rooms of probe/, each with the other rooms that it may import."""
@@ -202,11 +203,11 @@ def test_the_links_are_relative(name):
 def test_public_names():
     assert sorted(probe.__all__) == [
         "AttentionStats", "Band", "CalibrateSinks", "Capture", "ForceAttention", "Head", "Mask", "Model", "PatchHeads",
-        "ProbeError", "PruneHeads", "Redistribute", "Request", "Result", "ScaleHeads", "Tokens", "UsageError", "load",
-        "wrap",
+        "ProbeError", "PruneHeads", "Redistribute", "Request", "Result", "Run", "ScaleHeads", "Tokens", "UsageError",
+        "load", "open", "wrap",
     ]  # fmt: skip
     for name in probe.__all__:
-        assert getattr(probe, name).__name__ == name
+        assert getattr(probe, name).__name__ == {"open": "open_run"}.get(name, name)
     with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
         _ = probe.nothing
 

@@ -19,19 +19,9 @@ prompts that a label follows, split into a calibration set and others.
 We differ from the paper in ranking by a gradient instead of one run of the set for each head, and in the controls.
 """
 
-from __future__ import annotations
+from probe.frame.lazy import lazy
 
-from importlib import import_module
-from typing import Any
-
-_HOMES = {
-    "run": "analysis", "ActAnalysis": "analysis", "Settings": "settings", "Calibration": "result",
-    "Example": "classification", "read": "classification",
-}  # fmt: skip
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that the command's --help imports no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(
+    __name__, run="analysis", ActAnalysis="analysis", Settings="settings", Calibration="result",
+    Example="classification", read="classification",
+)  # fmt: skip

@@ -9,7 +9,8 @@ from plotly.subplots import make_subplots
 
 from probe.analyses.act.conditions import CALIBRATION, ORDER
 from probe.figures.plot import Plot
-from probe.figures.style import BLUE, GREEN, MUTED, ORANGE, decimal
+from probe.figures.style import BLUE, GREEN, MUTED, ORANGE
+from probe.frame.tables import decimal
 
 if TYPE_CHECKING:
     from probe.analyses.act.result import Calibration

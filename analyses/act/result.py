@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -15,7 +15,7 @@ from probe.analyses.measures.agreement import pearson, spearman
 from probe.analyses.measures.intervals import mean_estimate
 from probe.frame.findings import Claim, Estimate, Finding
 from probe.frame.scores import HeadScore
-from probe.frame.tables import Column, Table, written
+from probe.frame.tables import Table, columns, written
 from probe.heads import Head
 from probe.saving.results import Result
 
@@ -51,8 +51,8 @@ class Calibration(Result):
     def to_df(self) -> pd.DataFrame:
         """Return a row for each condition and split, random draws averaged; conditions in the order of their loss."""
         numbers = ["accuracy", "nll", "auc"]
-        table = self.conditions.groupby(["split", "condition"], sort=False)[numbers].mean().reset_index()
-        return table.sort_values(["split", "nll"], kind="stable", ignore_index=True)
+        table: Any = self.conditions.groupby(["split", "condition"], sort=False)[numbers].mean()
+        return table.reset_index().sort_values(["split", "nll"], kind="stable", ignore_index=True)
 
     def agreement(self) -> dict[str, float]:
         """Return Spearman and Pearson correlation of the gradient with the exact effect, over heads that have both."""
@@ -143,12 +143,12 @@ class Calibration(Result):
             "conditions": Table(
                 title="Conditions",
                 rows=self.to_df(),
-                columns=(
-                    Column(name="split", header="split"),
-                    Column(name="condition", header="condition"),
-                    Column(name="accuracy", header="accuracy", write=three),
-                    Column(name="nll", header="loss", write=three),
-                    Column(name="auc", header="AUC", write=three),
+                columns=columns(
+                    split="split",
+                    condition="condition",
+                    accuracy=("accuracy", three),
+                    nll=("loss", three),
+                    auc=("AUC", three),
                 ),
                 meaning="accuracy: share of examples whose best label is right. loss: of the right label, nats per "
                 "example. AUC: area under the ROC curve of each label against the others, mean over labels; 0.5 is "
@@ -158,11 +158,7 @@ class Calibration(Result):
             "heads": Table(
                 title="Heads that the gradient filter ranks first",
                 rows=self.heads,
-                columns=(
-                    Column(name="name", header="head"),
-                    Column(name="gradient", header="gradient", write=four),
-                    Column(name="effect", header="alone", write=four),
-                ),
+                columns=columns(name="head", gradient=("gradient", four), effect=("alone", four)),
                 meaning="gradient: d loss / d gate on the calibration split, nats per unit of gate; the first heads "
                 "are calibrated. alone: change of that loss in nats if only this head is calibrated, where it was run.",
                 top=10,

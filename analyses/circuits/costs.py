@@ -1,4 +1,4 @@
-"""What a run will take before it is run: layers that read tokens, at the speed measured now, and bytes by shapes.
+"""The cost of a run before it is run: layers that read tokens, at the speed measured now, and bytes by shapes.
 
 A run of n tokens through one layer is n token-layers. Path patching to the logits runs END alone, from each head's
 layer on; paths into values and keys run the columns from the first in which the prompts differ, for heads before the

@@ -91,7 +91,7 @@ class Bench:
 
     @property
     def all(self) -> Tensor:
-        """The mask of every head."""
+        """Return the mask of every head."""
         return torch.ones(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
 
 

@@ -1,4 +1,4 @@
-"""What every analysis of a task does: it makes the pairs, measures them in batches and joins the batches' effects."""
+"""Every analysis of a task makes the pairs, measures them in batches and joins the batches' effects."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSettings(Settings):
-    """Which pairs of prompts are measured."""
+    """The settings that decide which pairs of prompts are measured."""
 
     task: str = setting("ioi", "Built-in task, or JSON Lines file of pairs", argument=True, metavar="TASK|FILE")
     prompts: int = setting(40, "Pairs of prompts", least=2)

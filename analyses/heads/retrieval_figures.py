@@ -10,7 +10,8 @@ import torch
 
 from probe.figures.heads import scatter_figure
 from probe.figures.plot import Plot
-from probe.figures.style import BLUE, INK, MUTED, PALE, PAPER, SCORE_SCALE, SHARE_SCALE, VERMILION, decimal
+from probe.figures.style import BLUE, INK, MUTED, PALE, PAPER, SCORE_SCALE, SHARE_SCALE, VERMILION
+from probe.frame.tables import decimal
 from probe.heads import Head
 
 if TYPE_CHECKING:

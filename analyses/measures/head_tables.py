@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 def head_table(columns: Mapping[str, Tensor], *, n_kv_heads: int) -> pd.DataFrame:
-    """One row per head: layer, head, kv_group and the columns [layers, heads]; sorted by the first column, NaN last.
+    """Return one row per head: layer, head, kv_group and the columns [layers, heads]; sorted by the first column, NaN
+    last.
 
     Ties keep the order of layer and head.
     """

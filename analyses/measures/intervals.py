@@ -15,7 +15,7 @@ CHUNK = 2**24  # numbers held at once while resampling, 128 MB in float64
 
 
 def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, float]:
-    """(low, high) of the success probability. Wilson's score interval (1927); without trials it is (0, 1)."""
+    """Return (low, high) of the success probability. Wilson's score interval (1927); without trials it is (0, 1)."""
     if not 0 <= successes <= trials:
         raise ValueError(f"successes must be 0..{trials} (trials), got {successes}")
     if trials == 0:
@@ -30,7 +30,8 @@ def wilson(successes: int, trials: int, *, level: float = 0.95) -> tuple[float, 
 
 
 def bootstrap_mean(values: Tensor, *, level: float = 0.95, draws: int = 2000, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """(low, high) of the mean over the first axis: [samples, ...] -> two [...] in the units of `values`, float64.
+    """Return (low, high) of the mean over the first axis: [samples, ...] -> two [...] in the units of `values`,
+    float64.
 
     Percentile bootstrap. All columns share the resampled indices, so intervals of two heads come from the same draws.
     One sample says nothing about the spread: both bounds are then NaN.

@@ -24,16 +24,8 @@ We differ from Gu et al. in the length (they read 64 tokens; here texts are read
 mean, which is over the other texts only, so that a text is never repaired with its own value.
 """
 
-from __future__ import annotations
+from probe.frame.lazy import lazy
 
-from importlib import import_module
-from typing import Any
-
-_HOMES = {"run": "analysis", "SinkAnalysis": "analysis", "Settings": "settings", "Sinks": "result", "Prose": "texts"}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use, so that the command's --help imports no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(
+    __name__, run="analysis", SinkAnalysis="analysis", Settings="settings", Sinks="result", Prose="texts",
+)  # fmt: skip

@@ -1,7 +1,7 @@
 """How does each head attend on your own texts? Any attention statistic, averaged over the parts of any text.
 
 An entropy, an attention distance or a share of attention on the first token is a number for each query of each head.
-`probe stats` measures such numbers on the user's texts and averages them over the parts that the user thinks in:
+`probe stats` measures these numbers on the user's texts and averages them over the parts that the user thinks in:
 
 1. `corpus` reads texts and chat transcripts from files; `prompts` turns them into tokens and drops repeated texts.
 2. `segments` cuts each text into its units (tokens, words, sentences, turns, thinking and answer) and gives each token

@@ -24,7 +24,7 @@ LACKS = {
     "turn": "is no chat transcript (\"messages\")",
     "thinking": "has no thinking between <think> and </think>",
 }  # fmt: skip
-"""What to say of a text without a unit of each kind."""
+"""The message for a text without a unit of each kind."""
 
 
 @dataclass(frozen=True, eq=False)

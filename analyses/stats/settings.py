@@ -37,7 +37,7 @@ class Settings(Base):
 
     files: tuple[Path, ...] = setting(
         (), 'Texts to read: a .jsonl file (each line has "text", or "messages" of a chat), a .txt, .md or .rst file '
-        "(one text), or a folder of such files", spelling="--texts",
+        "(one text), or a folder of these files", spelling="--texts",
     )  # fmt: skip
     prompt: tuple[str, ...] = setting((), "A text to read, given here", metavar="TEXT")
     prompt_file: tuple[Path, ...] = setting((), "A file whose whole content is one text, whatever its suffix")

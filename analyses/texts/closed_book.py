@@ -17,7 +17,7 @@ class Fact:
     answers: tuple[str, ...]
 
     def answered(self, generated: str) -> bool:
-        """Whether the generated text holds one of the answers as a whole word, whatever the case."""
+        """Return whether the generated text holds one of the answers as a whole word, whatever the case."""
         return any(re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", generated, re.IGNORECASE) for answer in self.answers)
 
 

@@ -41,16 +41,16 @@ class Haystack:
 
     @property
     def sha256(self) -> str:
-        """Hash of the text, hexadecimal."""
+        """Return hash of the text, hexadecimal."""
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def starts(self) -> list[int]:
-        """Character positions at which a sentence begins; the first is 0."""
+        """Return character positions at which a sentence begins; the first is 0."""
         begins = (match.end() for match in SENTENCE_GAP.finditer(self.text))
         return [0, *(begin for begin in begins if begin < len(self.text))]
 
     def window(self, start: int, characters: int) -> str:
-        """Text from `start` on, wrapping from the end to the beginning, so that no passage comes twice.
+        """Return text from `start` on, wrapping from the end to the beginning, so that no passage comes twice.
 
         Shorter than asked when the whole haystack is shorter.
         """
@@ -60,7 +60,7 @@ class Haystack:
 
 
 def language_reference() -> Haystack:
-    """The English sentences of `pydoc_data.topics` as running text, topics by name; 16,763 words in Python 3.11."""
+    """Return English sentences of `pydoc_data.topics` as a text, topics by name; 16,763 words in Python 3.11."""
     from pydoc_data.topics import topics
 
     sentences: dict[str, None] = {}  # keeps order; topics repeat one another's sections
@@ -76,7 +76,7 @@ def language_reference() -> Haystack:
 
 
 def from_files(paths: Sequence[str | Path]) -> Haystack:
-    """The text files one after another, UTF-8, as they are."""
+    """Return the text files one after another, UTF-8, as they are."""
     if not paths:
         raise ProbeError("expected at least one text file for the haystack, got none")
     texts = []
@@ -94,7 +94,7 @@ def from_files(paths: Sequence[str | Path]) -> Haystack:
 
 
 def _is_prose(raw: str, text: str) -> bool:
-    """Whether a paragraph reads as English: full sentences, mostly of plain words."""
+    """Return whether a paragraph reads as English: full sentences, mostly of plain words."""
     words = text.split()
     if len(words) < 10 or NOT_PROSE.search(raw) or not ENDED.search(text):
         return False

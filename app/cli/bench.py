@@ -35,7 +35,7 @@ class Bytes(click.ParamType):
     type=click.Choice(["kernels", "model", "all"]),
     default="kernels",
     show_default=True,
-    help="What to measure: attention alone, forward passes of --model, or both.",
+    help="Suite to measure: attention alone, forward passes of --model, or both.",
 )
 @click.option(
     "--lengths",
@@ -118,7 +118,7 @@ def command(
     from probe.benchmarks.plan import Settings
     from probe.benchmarks.run import check_device, config, run
     from probe.figures.pictures import save_pictures
-    from probe.saving.old_runs import default_folder
+    from probe.saving.runs import default_folder
 
     settings = Settings(
         threads=threads or torch.get_num_threads(),
@@ -138,6 +138,6 @@ def command(
 
         write(found, page)
     if as_json:
-        click.echo(bench_report.as_json(found))
+        click.echo(bench_report.as_json(found, folder))
     else:
         bench_report.print_found(found, folder)

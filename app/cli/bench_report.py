@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from probe.app.cli.report import document
 from probe.app.cli.tables import show
 from probe.benchmarks.plan import Settings
 from probe.benchmarks.record import Benchmark
 from probe.benchmarks.tables import errors, long, machine
-from probe.saving.jsonable import dumps, plain
+from probe.saving.jsonable import dumps
 
 
 def opening(settings: Settings, folder: Path) -> list[str]:
@@ -41,9 +42,12 @@ def print_found(found: Benchmark, folder: Path) -> None:
         click.echo(f"figure: {folder / 'figures' / suite}.html")
 
 
-def as_json(found: Benchmark) -> str:
-    """Return everything, every single time included, as one JSON object."""
+def as_json(found: Benchmark, folder: Path) -> str:
+    """Return the JSON object of every command; its tables hold every single time."""
     content = found.to_dict()
     for case in content["cases"]:
         case["facts"] = json.loads(case["facts"])
-    return dumps(plain(content), indent=1)
+    refused = [{"implementation": name, "reason": reason} for name, reason in found.refused.items()]
+    tables = {"cases": content["cases"], "times": content["times"], "refused": refused}
+    tables |= {"machine": [content["machine"]], "checked": [content["checked"]]}
+    return dumps(document(found, folder) | {"tables": tables}, indent=1)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import time
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,31 +15,11 @@ from typing import Any
 import click
 
 from probe.analyses import TABLE, settings_of
-from probe.app.cli.options import LAYERS, Layers, Numbers, shared_options
+from probe.app.cli.options import LAYERS, Frame, Layers, Numbers, shared_options
 from probe.frame.settings import Option, Settings, spelled
 
 MODEL = ("model", "revision", "device", "dtype")
 OUTPUT = ("out", "dry-run", "json", "quiet")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Frame:
-    """What was typed of the options that every analysis command has; `options.SHARED` has their help texts.
-
-    started: `time.monotonic()` when the command began.
-    """
-
-    model: str
-    revision: str | None
-    device: str | None
-    dtype: str | None
-    out: Path | None
-    top: int | None
-    layers: tuple[int, ...] | None
-    dry_run: bool
-    as_json: bool
-    quiet: bool
-    started: float
 
 
 def analysis_command(name: str) -> click.Command:
@@ -159,7 +139,7 @@ def _said(value: Any) -> str:
 
 
 def _pairs(context: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> dict[str, Any]:
-    """NAME=VALUE pairs, whole numbers as such."""
+    """Return NAME=VALUE pairs, whole numbers as such."""
     found: dict[str, Any] = {}
     for each in given or ():
         name, mark, value = each.partition("=")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,26 @@ SHARED: dict[str, dict[str, Any]] = {
     "quiet": {"names": ["--quiet", "-q"], "is_flag": True, "help": "Print no progress and no notes on stderr"},
 }  # fmt: skip
 """Options that mean the same in every command that has them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """The values typed for the options that every analysis command has; `SHARED` has their help texts.
+
+    started: `time.monotonic()` when the command began.
+    """
+
+    model: str
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    out: Path | None
+    top: int | None
+    layers: tuple[int, ...] | None
+    dry_run: bool
+    as_json: bool
+    quiet: bool
+    started: float
 
 
 def shared_options(*names: str) -> list[click.Option]:

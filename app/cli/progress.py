@@ -1,4 +1,4 @@
-"""What a command says while it works: notes and a progress bar, both on stderr."""
+"""Notes and a progress bar, both on stderr, while a command works."""
 
 from __future__ import annotations
 

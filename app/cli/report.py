@@ -1,4 +1,4 @@
-"""What commands say of a result: tables, sentences and claims for people, one JSON object for programs."""
+"""Commands print a result as tables, sentences and claims for people, one JSON object for programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every analysis command does: load, say what will run, run or estimate it, and print or write what came out."""
+"""Every analysis command loads a model, says what will run, runs or estimates it, and prints or writes the result."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import click
 
 import probe
 from probe.analyses import analysis_of
-from probe.app.cli.frame import Frame
+from probe.app.cli.options import Frame
 from probe.app.cli.progress import bar, continuing, note
 from probe.app.cli.report import document, print_result
 from probe.app.cli.tables import duration, show, size

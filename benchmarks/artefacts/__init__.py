@@ -1,1 +1,1 @@
-"""What the Triton kernels compile to, for devices that need not be there: registers, shared memory, spills, loops."""
+"""The machine code of the Triton kernels, for devices that may be absent: registers, shared memory, spills, loops."""

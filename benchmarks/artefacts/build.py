@@ -1,8 +1,8 @@
 """Kernels compiled for GPUs that are not there, and what the artefacts show.
 
 The launchers of `probe.kernels.triton` run as they are, on tensors without storage, under a driver that only names the
-device: each launch compiles its kernel down to machine code, and stops there. Needs TRITON_INTERPRET unset, and so a
-process of its own: `python -m probe.benchmarks.artefacts.build` prints one JSON object for each kernel.
+device: each launch compiles its kernel down to machine code, and stops there. This needs TRITON_INTERPRET unset, hence
+a process of its own: `python -m probe.benchmarks.artefacts.build` prints one JSON object for each kernel.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def compiling(capability: int) -> Iterator[list[Launch]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Artefact:
-    """What machine code and metadata of one kernel show.
+    """The facts that machine code and metadata of one kernel show.
 
     registers: of a thread. shared: bytes of a program. spilled: bytes of a thread's local memory, stack included.
     products: matrix-product instructions. loops: the number of loops with matrix products. The main loop is the one

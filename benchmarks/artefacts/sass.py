@@ -1,4 +1,4 @@
-"""What a disassembled kernel executes in its inner loop, by the part of the processor that does it."""
+"""The instructions of a disassembled kernel's inner loop, by the part of the processor that does it."""
 
 from __future__ import annotations
 

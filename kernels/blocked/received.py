@@ -1,4 +1,4 @@
-"""What each key receives: the mean of its column of the attention map over a band of queries."""
+"""The weight that each key receives: the mean of its column of the attention map over a band of queries."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Attention and its statistics in Triton: NVIDIA GPUs since compute capability 8.0, AMD's, and slowly any CPU.
 
-The forward pass leaves the output, lse and the statistics of rows. What belongs to keys or to the map as a whole
+The forward pass leaves the output, lse and the statistics of rows. Statistics of keys or of the map as a whole
 (received, pooled), weights after the largest and partial sums are further sweeps, from the lse of the first.
 """
 

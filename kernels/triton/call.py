@@ -72,7 +72,7 @@ class Shared(NamedTuple):
 
 
 class Call(NamedTuple):
-    """What a kernel reads when it runs. group: query heads of a KV head. pack: query heads of a program."""
+    """The arguments of a kernel when it runs. group: query heads of a KV head. pack: query heads of a program."""
 
     query: Vectors
     key: Vectors
@@ -92,7 +92,7 @@ class Call(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What a kernel is compiled for. KEPT and PAIRS: whether the mask has `keys` and `pairs`."""
+    """The constants that a kernel is compiled for. KEPT and PAIRS: whether the mask has `keys` and `pairs`."""
 
     CAPPED: bool
     SLIDING: bool

@@ -1,4 +1,4 @@
-"""What each key receives: column sums of p in a second sweep over the scores, from the lse of the first.
+"""The weight that each key receives: column sums of p in a second sweep over the scores, from the lse of the first.
 
 A program holds a block of keys and streams the queries that may see it. Every bound on i - j (causal, window, band) is
 one interval, so most tiles need no mask: this file is about those, and `edges` about what is left. A query that does
@@ -113,7 +113,7 @@ def received_kernel(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnTiles:
-    """How `received` is launched: queries and keys of a tile, warps of a program, passes of the loop in flight.
+    """The launch of `received`: queries and keys of a tile, warps of a program, passes of the loop in flight.
 
     unroll: tiles of a pass. quarters: how many of the 4 * unroll quarters of their exponentials are polynomials for
     half-precision inputs; 0, or `unroll` up to twice that. folded: whether two rows of a product that one thread has,

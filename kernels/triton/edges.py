@@ -1,7 +1,7 @@
-"""What each key receives from the rows near both ends of what it may see, where tiles carry a mask.
+"""The weight that each key receives from the rows near both ends of what it may see, where tiles carry a mask.
 
 A block of keys is swept in two parts. The rows that all of its keys count are cut into whole passes, which need no mask
-(`whole_passes`, and `columns` for the sweep). What is left before and after them is here, in tiles so small that masks
+(`whole_passes`, and `columns` for the sweep). The rows before and after them are here, in tiles so small that masks
 take few registers: the two sweeps share no register, and so neither is held to the tiles of the other.
 """
 

@@ -1,4 +1,4 @@
-"""Which rows a program has, and which keys they may see.
+"""The rows that a program has, and the keys that they may see.
 
 Row r of a program is query r // pack of head r % pack of the `pack` heads that it has. They share a KV head, so that K
 and V are read once for all of them, and one query alone still fills a tile.

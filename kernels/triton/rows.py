@@ -1,4 +1,4 @@
-"""What a program knows of its rows while keys pass: online softmax and the running sums of every row statistic.
+"""The state of a program's rows while keys pass: online softmax and the running sums of every row statistic.
 
 With peak the largest score so far and e_j = 2 ** (unit * (s_j - peak)), a row keeps mass = sum e_j and sums of e_j
 times something. When a tile raises the peak, all of them shrink by the same factor. None of them cancels: entropy is a
@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
 
 class Slots(NamedTuple):
-    """How the sums of a row are kept while keys pass (`tiles.Tiles`)."""
+    """The form in which the sums of a row are kept while keys pass (`tiles.Tiles`)."""
 
     SLOTS: int
     RUN: int
@@ -48,7 +48,7 @@ class Sums(NamedTuple):
 
 
 class State(NamedTuple):
-    """What a program knows of its rows. top [rows]: the first column of the tile that holds the peak, -1 for none.
+    """The state of a program's rows. top [rows]: the first column of the tile that holds the peak, -1 for none.
 
     members: sums of e over each key set, [rows, WIDE].
     """

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """Which sets hold each key: bit s of a word is set s.
+    """The sets that hold each key: bit s of a word is set s.
 
     words: [batch or 1, heads or 1, keys] int32. occupied: [.., tiles] int32, the sets with a key in a tile.
     """
@@ -29,7 +29,7 @@ class Members:
 
 @dataclass(frozen=True, slots=True)
 class Visits:
-    """Which tiles hold keys of a set, so that a kernel goes from one to the next and loads ahead.
+    """The tiles that hold keys of a set, so that a kernel goes from one to the next and loads ahead.
 
     order [batch or 1, heads or 1, sets, tiles] int32: those that do in order, then the others; before [.., tiles + 1]
     int32: how many of those that do come before a tile.

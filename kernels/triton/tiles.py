@@ -1,4 +1,4 @@
-"""How the kernels are launched: a table by width, dtype and device, and no tuner."""
+"""The launches of the kernels: a table by width, dtype and device, and no tuner."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Tiles:
     edge: keys of a tile that carries a mask, at most; a narrower one takes fewer registers.
 
     slots, run: a row's sums are kept in `slots` parts, and a tile in slots / run equal pieces; runs of `run` columns of
-    a piece take turns between its parts. What suits a device depends on which columns of a matrix product a thread
+    a piece take turns between its parts. The best depends on which columns of a matrix product a thread
     has; 1 slot is right everywhere.
 
     settle: whether the sums of a tile must be there before its product with the values (`rows.after`).

@@ -28,11 +28,11 @@ LENGTHS = frozenset({"ax", "ay", "thickness", "standoff", "ticklen", "xpad", "yp
 
 
 def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[str, Any]:
-    """Return the figure with this project's theme as a dict for Plotly, `scale` times as large in all but its area.
+    """Return the figure with this project's theme as a dict for Plotly, all but its area multiplied by `scale`.
 
     least: CSS pixels of the smallest text.
     """
-    content = figure.to_dict()
+    content = content_of(figure)
     layout = content["layout"] = {"template": LOOK} | {k: v for k, v in content["layout"].items() if k != "template"}
     found = panels(content)
     titles = [(note, panel) for panel in found for note in panel.titles]
@@ -52,6 +52,13 @@ def dressed(figure: Figure, *, scale: float = 1.0, least: float = 0.0) -> dict[s
             # Plotly sets the labels of an axis without a title so close to the border that their edge is lost
             axis["title"] = {"text": "&nbsp;", "font": {"size": 1}, "standoff": 4}
     return content
+
+
+def content_of(figure: Figure) -> dict[str, Any]:
+    """Return a copy of the figure as a dict whose arrays stay arrays; `figure.to_dict()` packs them as base64."""
+    traces: Any = figure.data
+    layout: Any = figure.layout
+    return {"data": [trace.to_plotly_json() for trace in traces], "layout": layout.to_plotly_json()}
 
 
 @dataclass(frozen=True)
@@ -87,7 +94,7 @@ def narrowed(plot: Plot) -> Plot:
     """Return the plot for a narrow space: its panels in one column, long titles in several lines."""
     from plotly.graph_objects import Figure
 
-    content = plot.figure.to_dict()
+    content = content_of(plot.figure)
     layout, found = content["layout"], panels(content)
     above = {panel.left: panel.titles[0] for panel in reversed(found) if panel.titles}
     for panel in found:
@@ -172,13 +179,15 @@ def _scaled(node: Any, scale: float, least: float, path: tuple[str, ...] = ()) -
         if path[-1] == "size" and path[-2].endswith("font"):
             return max(least, node * scale)
         return node * scale if _is_length(path) else node
+    if path and path[-1] == "size" and (unpacked := getattr(node, "tolist", None)):
+        node = unpacked()
     if isinstance(node, list | tuple) and node and (path[-1] == "size" or not isinstance(node[0], int | float | str)):
         return [_scaled(item, scale, least, path) for item in node]
     return node
 
 
 def _is_length(path: tuple[str, ...]) -> bool:
-    """Whether the last key of the path names a length in CSS pixels."""
+    """Return whether the last key of the path names a length in CSS pixels."""
     if path[-1] == "width":
         return path[-2] in ("line", "error_x", "error_y")
     return path[-1] == "size" or path[-1] in LENGTHS

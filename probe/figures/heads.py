@@ -12,8 +12,9 @@ from plotly.subplots import make_subplots
 from torch import Tensor
 
 from probe.figures.plot import Plot
-from probe.figures.style import BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION, decimal
+from probe.figures.style import BLUE, GRID, INK, MUTED, PAPER, SCORE_SCALE, SIGNED_SCALE, VERMILION
 from probe.frame.scores import label
+from probe.frame.tables import decimal
 from probe.heads import Head
 
 

@@ -77,7 +77,7 @@ def page(plot: Plot, *, name: str, caption: str, library: str = LIBRARY) -> str:
 
 
 def _spec(plot: Plot, scale: float) -> dict[str, Any]:
-    """What the page's script needs to draw the plot in one arrangement."""
+    """Return the values with which the page's script draws the plot in one arrangement."""
     from plotly.io import to_json
 
     return {

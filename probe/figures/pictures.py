@@ -28,13 +28,13 @@ PRINT_SCALE = 0.75
 """Size of text and markers in print, where a page on a desk has 1: 13 pixels become 7.3 points."""
 
 FAILURES = (ImportError, RuntimeError, ValueError)
-"""What plotly and kaleido raise without kaleido (plotly 6 says ValueError) or a browser, or where one fails."""
+"""The errors raised without kaleido (plotly 6: ValueError), without a browser, or where one fails."""
 
 
 def save_pictures(plots: Mapping[str, Plot], folder: str | Path, *, scale: float = 2.0) -> list[Path]:
     """Write <name>.png for each plot as a notebook shows it, `scale` pixels to a CSS pixel; the paths.
 
-    Needs kaleido (the extra "png") and a Chrome or Chromium; an empty list where either is missing or does not start.
+    This needs kaleido (the extra "png") and a Chrome or Chromium; without them the list is empty.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

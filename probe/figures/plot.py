@@ -53,15 +53,19 @@ class Plot:
         width = max(self.width + 90, 560)
         lines = [f"<b>{line}</b>" for line in wrapped(html.escape(self.headline, quote=False), width / 9.6)]
         lines += [f"<span style='font-size:13px'>{line}</span>" for line in wrapped(self.reading, width / 6.6)]
-        figure = Figure(dressed(self.figure))
+        content = dressed(self.figure)
+        above = 24 * len(lines) + 26 + content["layout"].get("margin", {}).get("t", 0)
+        height = self.height + 80 + above
+        figure = Figure(content)
         figure.update_layout(
             title={
-                "text": "<br>".join(lines), "font": {"size": 17}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top",
-                "yref": "container", "automargin": True, "pad": {"t": 14, "l": 12, "b": 14},
+                "text": "<br>".join(lines), "font": {"size": 17}, "x": 0.01, "xanchor": "left", "y": 1 - 26 / height,
+                "yanchor": "top", "yref": "container",
             },
             legend={"y": 0, "yanchor": "bottom"},
+            margin={"t": above},
             width=width,
-            height=self.height + 90 + 24 * len(lines),
+            height=height,
         )  # fmt: skip
         return figure
 
@@ -69,7 +73,7 @@ class Plot:
         """Write the plot for print, without its headline, as PNG (300 dpi), SVG or PDF by the suffix; the path.
 
         width: "column" is 3.4 inches wide, "page" 7 inches. The smallest text has 7 points. The headline and the
-        reading belong in the caption. Needs kaleido (the extra "png") and a Chrome or Chromium.
+        reading belong in the caption. This needs kaleido (the extra "png") and a Chrome or Chromium.
         """
         from probe.figures.pictures import save_print
 

@@ -29,7 +29,7 @@ DARK = {
     "#F5F7FA": "#1C242D", "#D3E5F3": "#1F3B55", "#7DB5DC": "#2F6D9F", "#2E7AB6": "#5FAEE3", "#08306B": "#D9EEFF",
     "#8A3B00": "#FFDFC2", "#E69F6B": "#B5652B", "#F3EBDD": "#3A3834",
 }  # fmt: skip
-"""What stands for each colour on a dark page. A scale runs from the paper to bright there."""
+"""The colour that stands for each colour on a dark page. A scale runs from the paper to bright there."""
 
 SIZE, TITLE_SIZE = 13, 14
 """CSS pixels of a figure's text, and of the title of a panel."""
@@ -60,17 +60,9 @@ LOOK: dict[str, Any] = {
     },
     "data": {"heatmap": [{"type": "heatmap", "colorbar": BAR}]},
 }  # fmt: skip
-"""Plotly's template of this project. What a figure sets itself goes before it."""
+"""Plotly's template of this project. A figure's layout goes before it."""
 
 
 def coloured(text: str, colour: str) -> str:
     """Return the text as a span in one of the colours above, for a figure's reading and the titles of its panels."""
     return f"<span style='color:{colour}'>{text}</span>"
-
-
-def decimal(value: float, *, digits: int = 2) -> str:
-    """Return a share as tables in this field write it: .94, 1.00, n/a for NaN."""
-    if value != value:
-        return "n/a"
-    text = f"{value:.{digits}f}"
-    return text.replace("0.", ".", 1) if abs(float(text)) < 1 else text

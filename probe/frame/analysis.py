@@ -1,4 +1,4 @@
-"""What an analysis is: units of work that a model's facts and the records so far decide, and what they come to.
+"""An analysis consists of units of work, which the model's facts and the records so far decide, and of their result.
 
     prepare(model)          make the prompts and refuse what cannot be asked, before anything runs
     plan(facts, records)    the units that are known now; called again until it names none that has no record
@@ -48,9 +48,9 @@ class Need(Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What a plan may depend on: the model's name, its layers, heads, KV heads, head size, positions and parameters.
+    """The facts that a plan may use: the model's name, layers, heads, KV heads, head size, positions and parameters.
 
-    All are None, but the name, for an analysis that runs no model.
+    All but the name are 0 for an analysis that runs no model.
     """
 
     name: str = "no model"
@@ -103,7 +103,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `measure` returns: the unit's record, JSON values and tensors, and the prompts that it read."""
+    """The record of a unit, JSON values and tensors, and the prompts that the unit read."""
 
     data: Any
     prompts: Sequence[Prompt] = ()
@@ -111,7 +111,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run will take: seconds, peak bytes of the process, and seconds of plain prefill and decode of its tokens.
+    """An estimate of a run: seconds, peak bytes of the process, and seconds of plain prefill and decode of its tokens.
 
     parts: what the seconds are spent on, in words. passes: seconds of the run over plain seconds.
     """
@@ -123,7 +123,7 @@ class Cost:
 
     @property
     def passes(self) -> float | None:
-        """How many times the plain reading of the same tokens the run takes; None without a model."""
+        """Return the seconds over those of plainly reading the same tokens; None without a model."""
         return self.seconds / self.plain if self.plain else None
 
 

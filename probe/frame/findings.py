@@ -26,7 +26,7 @@ class Estimate:
 
     @property
     def known(self) -> bool:
-        """Whether the value and both bounds are numbers."""
+        """Return whether the value and both bounds are numbers."""
         return not (isnan(self.value) or isnan(self.low) or isnan(self.high))
 
 
@@ -66,9 +66,9 @@ def above_control() -> Rule:
     def verdict(found: Estimate, control: Estimate | None) -> str:
         if control is None or not (found.known and control.known):
             return UNCLEAR
-        return HOLDS if found.low > control.high else FAILS if found.value <= control.value else UNCLEAR
+        return HOLDS if found.low > control.high else FAILS if found.high <= control.value else UNCLEAR
 
-    words = "holds if the interval lies wholly above the control's, does not if the value is at most the control's"
+    words = "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value"
     return Rule(words, verdict)
 
 
@@ -78,9 +78,9 @@ def below_control() -> Rule:
     def verdict(found: Estimate, control: Estimate | None) -> str:
         if control is None or not (found.known and control.known):
             return UNCLEAR
-        return HOLDS if found.high < control.low else FAILS if found.value >= control.value else UNCLEAR
+        return HOLDS if found.high < control.low else FAILS if found.low >= control.value else UNCLEAR
 
-    words = "holds if the interval lies wholly below the control's, does not if the value is at least the control's"
+    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
     return Rule(words, verdict)
 
 

@@ -26,7 +26,7 @@ NUMBERS = {"int": int, "float": float}
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """What the command line and the checks know of one field.
+    """The data of one field that the command line and the checks use.
 
     help: what it does, in which unit; the default is appended. choices: the values that are allowed. least, above and
     most: bounds of numbers. spelling: the option's name where it is not the field's. argument: given by its place,
@@ -55,7 +55,7 @@ def setting(default: Any = MISSING, help: str = "", **options: Any) -> Any:
 
 
 def given(help: str) -> Any:
-    """Declare a field for an object that only Python can give, such as a task of one's own; its default is None."""
+    """Declare a field for an object that only Python can give, such as a task; its default is None."""
     return dataclasses.field(default=None, metadata={"given": help})
 
 

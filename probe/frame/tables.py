@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def decimal(value: float, *, digits: int = 2) -> str:
-    """Return a share as tables of this field write it: .94, 1.00, n/a for NaN."""
+    """Return a share as tables of this field write it, without a leading zero; NaN is n/a."""
     if value != value:
         return "n/a"
     text = f"{value:.{digits}f}"
@@ -25,7 +25,7 @@ def percent(value: float) -> str:
 
 
 def written(pattern: str) -> Callable[[Any], str]:
-    """Return a function that writes a number by a format such as "+.1f"; NaN is n/a."""
+    """Return a function that writes a number by a Python format; NaN is n/a."""
     return lambda value: "n/a" if value is None or value != value else format(value, pattern)
 
 

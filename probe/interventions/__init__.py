@@ -5,8 +5,9 @@ An intervention edits no map: the kernels carry its edits. `probe.interventions.
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probe.frame.lazy import lazy
 
 if TYPE_CHECKING:
     from probe.interventions.base import Intervention as Intervention
@@ -51,10 +52,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, **_HOMES)
 
 
 def __dir__() -> list[str]:

@@ -1,1 +1,1 @@
-"""What is kept on disk: results, run folders, manifests, and the JSON that holds them."""
+"""This room writes and reads files: results, run folders, manifests, and the JSON that holds them."""

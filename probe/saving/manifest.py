@@ -11,7 +11,6 @@ import json
 import platform
 import shlex
 import sys
-import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
@@ -179,19 +178,6 @@ def manifest_of(
         command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
-
-
-class Recorder:
-    """Measures a run from construction on, and writes its manifest at the end."""
-
-    def __init__(self, model: Model, *, before: float = 0.0, **about: Any) -> None:
-        self._model, self._about, self._before = model, about, before
-        self._start = time.monotonic()
-
-    def manifest(self, *, prompts: Iterable[Tokens | str] = (), bos: bool | None = None) -> Manifest:
-        """Return the manifest of the run so far; `prompts` are Tokens or their hashes."""
-        measuring = self._before + time.monotonic() - self._start
-        return manifest_of(self._model, prompts=prompts, bos=bos, measuring=measuring, **self._about)
 
 
 def attention(model: Model) -> str:

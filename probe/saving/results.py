@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Result(ABC):
-    """What an analysis measured, and the manifest of the run that measured it.
+    """The numbers that an analysis measured, and the manifest of the run that measured them.
 
     Subclasses are frozen dataclasses whose fields hold tensors, data frames, numbers, strings, heads and lists,
     tuples or dicts of these, nothing else. JSON arrays come back as tuples where the field is declared a tuple, as
@@ -58,7 +58,7 @@ class Result(ABC):
 
     manifest: Manifest
     table_rows: ClassVar[int] = 10
-    """How many rows of `to_df` a notebook shows."""
+    """The number of rows of `to_df` that a notebook shows."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -175,7 +175,7 @@ class Result(ABC):
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
-        """Return the result saved in the folder. `Result.load` reads any kind, a subclass only its own."""
+        """Return the result saved in the folder. `Result.load` reads any kind, a subclass its kind alone."""
         folder = Path(folder)
         manifest = Manifest.load(folder)
         path = folder / "result.json"

@@ -41,6 +41,8 @@ def done(green, folder) -> subprocess.CompletedProcess[str]:
 def test_json_holds_every_case_and_every_time(done, folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    assert found.keys() == {"settings", "manifest", "findings", "tables", "scores", "figures"}
+    found = found["tables"]
     cases = found["cases"]
     kinds = [(case["method"], case["implementation"], case["statistics"]) for case in cases]
     assert kinds == [("sdpa", "", ""), *(("attend", "blocked", kind) for kind in ("rows", "columns", "sets"))]
@@ -49,15 +51,15 @@ def test_json_holds_every_case_and_every_time(done, folder):
     assert all(case["low"] <= case["seconds"] <= case["high"] for case in cases)
     order = [(time["round"], time["case"]) for time in found["times"]]
     assert order == [(number, case["name"]) for number in (1, 2) for case in cases]
-    assert found["checked"]["passed"] == 1 and found["checked"]["difference"]["blocked"] < 1e-5
-    machine = found["machine"]
+    assert found["checked"][0]["passed"] == 1 and found["checked"][0]["difference"]["blocked"] < 1e-5
+    machine = found["machine"][0]
     assert machine["threads"] == 1 and machine["device"] == "CPU" and machine["processor"]
     assert {"torch", "transformers", "transformer-lens", "nnsight"} <= set(machine["versions"])
-    assert str(folder) in done.stderr and "triton" in found["refused"]
+    assert str(folder) in done.stderr and "triton" in {each["implementation"] for each in found["refused"]}
 
 
 def test_a_run_is_saved_shown_again_and_written_as_a_page(done, folder, tmp_path, capsys, monkeypatch):
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["tables"]
     saved = Benchmark.load(folder)
     assert list(saved.cases["seconds"]) == [case["seconds"] for case in found["cases"]]
     assert (folder / "figures" / "kernels.html").exists()
@@ -75,11 +77,11 @@ def test_a_run_is_saved_shown_again_and_written_as_a_page(done, folder, tmp_path
 
 def test_a_run_that_was_cut_off_goes_on_where_it_stood(done, folder, tmp_path, capsys):
     """What is in its folder is not measured again: the times are the same to the last digit."""
-    found = json.loads(done.stdout)
+    found = json.loads(done.stdout)["tables"]
     copy = shutil.copytree(folder, tmp_path / "cut")
     (copy / "result.json").unlink()
     assert cli.run(["bench", *SMALL, "--out", str(copy), "--json", "--quiet"]) == 0
-    again = json.loads(capsys.readouterr().out)
+    again = json.loads(capsys.readouterr().out)["tables"]
     assert again["times"] == found["times"] and again["cases"] == found["cases"]
     assert (copy / "result.json").exists()
 
@@ -96,7 +98,7 @@ def test_nothing_is_measured_on_red(tmp_path, capsys):
     captured = capsys.readouterr()
     assert status == 1 and captured.out == "" and "test_red.py::test_sums" in captured.err
     assert not (tmp_path / "run" / "result.json").exists()
-    assert not (tmp_path / "run" / "samples.jsonl").exists()
+    assert not (tmp_path / "run" / "units.jsonl").exists()
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch, capsys):
         (["heads", "--lengths", "300,many"], "'--lengths': expected integers, comma-separated, got '300,many'"),
         (["heads", "--layers", "5-2"], "'--layers': expected layers such as 0-5,9, got '5-2'"),
         (["heads", "--kind", "magic"], "'--kind'"),
-        (["heads", "--kind", "sink", "--validate"], "--validate needs --kind retrieval, got --kind sink"),
+        (["heads", "--kind", "sink", "--validate"], "needs --kind retrieval, got --kind sink"),
         (["heads", "--kind", "sink", "--max-tokens", "9"], "--max-tokens needs --kind retrieval"),
         (["heads", "--needles", "no-such-file.jsonl"], "no-such-file.jsonl"),
     ],

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from probe.figures.plot import Plot
-from probe.figures.style import BLUE, GRID, INK, MUTED, decimal
+from probe.figures.style import BLUE, GRID, INK, MUTED
+from probe.frame.tables import decimal
 
 if TYPE_CHECKING:
     from probe.analyses.circuits.edges.result import Edges
@@ -106,7 +107,7 @@ def exact_figure(found: Edges, *, name: str) -> Plot:
 
 
 def _apart(heights: list[float], least: float) -> set[int]:
-    """Places of the points that can be named without their names lying on one another, the largest first."""
+    """Return places of the points that can be named without their names lying on one another, the largest first."""
     found: set[int] = set()
     for place in sorted(range(len(heights)), key=lambda place: -abs(heights[place])):
         if all(abs(heights[place] - heights[other]) >= least for other in found):

@@ -71,7 +71,7 @@ class Edges(Result):
 
     @cached_property
     def scores(self) -> EdgeScores:
-        """The scores, which give circuits of any size: `found.scores.circuit(700)`."""
+        """Return the scores, which give circuits of any size: `found.scores.circuit(700)`."""
         counts = {name: self.graph[name] for name in ("layers", "heads", "kv_heads")}
         graph = Graph(**counts, parallel=tuple(self.graph["parallel"]))
         return EdgeScores(graph, self.raw, self.standard_error, self.scored_clean, self.scored_corrupted, self.method)
@@ -94,19 +94,21 @@ class Edges(Result):
 
     @property
     def agreement(self) -> float:
-        """Pearson correlation of the best edges' scores with their exact effects; NaN for fewer than three."""
+        """Return Pearson correlation of the best edges' scores with their exact effects; NaN for fewer than three."""
         if len(self.exact) < 3:
             return float("nan")
         return float(torch.corrcoef(torch.tensor(self.exact[["percent", "exact"]].to_numpy().T))[0, 1])
 
     @property
     def divides(self) -> bool:
-        """Whether the gap of the scored prompts is larger than its error, so that percentages of it mean something."""
+        """Return whether the gap of the scored prompts is larger than its error, so that percentages of it mean
+        something.
+        """
         return divides(self.scored_corrupted - self.scored_clean)
 
     @property
     def has_faithfulness(self) -> bool:
-        """Whether the gap of the curve's prompts is larger than its error, so that it can divide."""
+        """Return whether the gap of the curve's prompts is larger than its error, so that it can divide."""
         return divides(self.clean - self.corrupted)
 
     def summary(self) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ NONE, REPAIR, RIGHT, TOKENS, HEADS = (
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """What the model answers at END: `best` [prompts] is the place of its choice among the choices, `top` the id."""
+    """The model's answers at END: `best` [prompts] is the place of its choice among the choices, `top` the id."""
 
     best: Tensor
     top: Tensor

@@ -28,7 +28,7 @@ MEANING = (
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Repair(Result):
-    """What forcing a task's heads onto the wrong answers of another task does.
+    """The effect of forcing a task's heads onto the wrong answers of another task.
 
     heads: those that were forced, by their effects on the source. conditions: one row for each condition and draw:
     condition, draw, heads, best (share of prompts whose right answer beats the other choices) with best_low and

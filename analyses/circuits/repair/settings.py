@@ -23,7 +23,7 @@ class Settings(Base):
     not improve the model.
     """
 
-    presets: ClassVar = {"quick": {"prompts": 24, "source_prompts": 8, "draws": 2}}
+    presets: ClassVar = {"quick": {"prompts": 24, "source_prompts": 8, "draws": 2}, "report": {"draws": 10}}
 
     source: str = setting("ioi", "Task whose effects show the heads", metavar="TASK|FILE")
     target: str = setting(

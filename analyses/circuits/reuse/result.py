@@ -39,17 +39,17 @@ class Reuse(Result):
 
     @property
     def runs(self) -> dict[str, Circuit]:
-        """The four circuits by name."""
+        """Return the four circuits by name."""
         return {name: getattr(self, name) for name in RUNS}
 
     @property
     def tasks(self) -> dict[str, str]:
-        """The task of each circuit."""
+        """Return the task of each circuit."""
         return {name: run.task for name, run in self.runs.items()}
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """One row for each stage of all runs and each head: stage, layer, head, name, percent and role by run."""
+        """Return a row for each stage of all runs and each head: stage, layer, head, name, percent and role by run."""
         found = []
         for stage in self.first.receivers:
             if any(stage not in run.receivers for run in self.runs.values()):
@@ -65,7 +65,7 @@ class Reuse(Result):
 
     @cached_property
     def overlaps(self) -> pd.DataFrame:
-        """One row for each stage and each run beside the first: stage, run, task, shared, chance, weighted."""
+        """Return one row for each stage and each run beside the first: stage, run, task, shared, chance, weighted."""
         return pd.DataFrame(
             [
                 {"stage": stage, "run": name, "task": self.tasks[name]} | overlap(rows, name, k=self.k)

@@ -28,7 +28,7 @@ class Settings(Base):
     output is the overlap by stage, beside chance, and the roles that the shared heads have in both tasks.
     """
 
-    presets: ClassVar = {"quick": {"prompts": 8}}
+    presets: ClassVar = {"quick": {"prompts": 8}, "report": {"prompts": 80}}
 
     first: str = setting("ioi", "First task", argument=True, metavar="A")
     second: str = setting("colored-objects", "Second task", argument=True, metavar="B")

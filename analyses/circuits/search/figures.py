@@ -139,7 +139,7 @@ def knockout_figure(found: Circuit) -> Plot:
 
 
 def _places(rows: pd.DataFrame, left: float) -> dict[str, tuple[float, float]]:
-    """Where each head stands: heads of one layer side by side from `left` on, largest effect first."""
+    """Return where each head stands: heads of one layer side by side from `left` on, largest effect first."""
     found: dict[str, tuple[float, float]] = {}
     taken: dict[int, int] = {}
     for name, layer in zip(rows["name"], rows["layer"], strict=True):

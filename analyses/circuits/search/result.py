@@ -84,7 +84,7 @@ class Circuit(Result):
 
     @property
     def divides(self) -> bool:
-        """Whether the gap is larger than its error, so that percentages of it mean something."""
+        """Return whether the gap is larger than its error, so that percentages of it mean something."""
         return abs(self.gap) > Z * self.gap_error  # never for NaN, the error of a single prompt
 
     def faithfulness(self, what: str) -> list[Estimate]:

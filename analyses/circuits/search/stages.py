@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LEAST = 1.0
 """Percent of the gap that a head of a circuit moves at least."""
 ERRORS = 2.0
-"""How many standard errors an effect is away from zero at least."""
+"""The least distance of an effect from zero, in standard errors."""
 
 
 def stage_table(effects: Effects, stage: str, attention: EndAttention, *, keep: int) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""How well a model does a task: accuracy over the vocabulary, between two answers and among the choices, and the LD."""
+"""The scores of a model on a task: accuracy over the vocabulary, between two answers and among the choices; LD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How prompts are drawn: texts with the places of their words, words of one token, balanced variants, no repeats."""
+"""Random prompts: texts with the places of their words, words of one token, balanced variants, no repeat."""
 
 from __future__ import annotations
 

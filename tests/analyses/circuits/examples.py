@@ -30,10 +30,16 @@ def spread(mean: float, size: float = 0.2) -> torch.Tensor:
     return mean + torch.linspace(-size, size, PROMPTS)
 
 
-def circuit(kept: float = 3.0, random: float = 0.5, *, first: int = 0, size: float = 0.2, task: str = "ioi") -> Circuit:
-    """A circuit whose five heads begin at number `first`; it keeps a LD of `kept` of 4, random ones keep `random`."""
+def circuit(
+    kept: float = 3.0, random: float = 0.5, *, first: int = 0, size: float = 0.2, task: str = "ioi",
+    half: int | None = None,
+) -> Circuit:  # fmt: skip
+    """A circuit whose five heads begin at number `first`; it keeps a LD of `kept` of 4, random ones keep `random`.
+
+    half: the half of the layers, 0 or 1, in which the other heads have their small effects; None for all layers.
+    """
     heads = [Head(layer, head) for layer in range(LAYERS) for head in range(HEADS_OF_A_LAYER)]
-    percent = [0.1 * (place % 3) for place in range(len(heads))]
+    percent = [0.1 * (place % 3 if half is None else place // 16 == half) for place in range(len(heads))]
     for place in range(5):
         percent[first + place] = 50.0 - 8 * place
     effects = pd.DataFrame(
@@ -69,7 +75,7 @@ def no_gap() -> Circuit:
 
 
 def circuits() -> list[Result]:
-    return [circuit(), circuit(kept=0.4, random=0.5), no_gap()]
+    return [circuit(), circuit(kept=0.1, random=1.5), no_gap()]
 
 
 def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12) -> Edges:
@@ -99,13 +105,15 @@ def edge_circuits() -> list[Result]:
 
 
 def reuses() -> list[Result]:
-    """All heads shared, none shared, and half shared with both tasks."""
+    """All heads shared, all shared with the control alone, and half shared with both tasks."""
 
     def made(second: int, control: int) -> Reuse:
         runs = {"first": circuit(), "second": circuit(first=second, task="colored-objects"), "again": circuit()}
         return Reuse(manifest=manifest("circuit reuse"), k=5, control=circuit(first=control, task="sv"), **runs)
 
-    return [made(0, 16), made(16, 16), made(3, 5)]
+    apart = {"first": circuit(half=0), "second": circuit(first=16, half=1), "again": circuit(half=0)}
+    disjoint = Reuse(manifest=manifest("circuit reuse"), k=16, control=circuit(half=0), **apart)
+    return [made(0, 16), disjoint, made(3, 5)]
 
 
 def repaired(before: int, after: int, controls: int, prompts: int = 60) -> Repair:
@@ -126,7 +134,7 @@ def repaired(before: int, after: int, controls: int, prompts: int = 60) -> Repai
 
 
 def repairs() -> list[Result]:
-    return [repaired(20, 50, 21), repaired(20, 19, 20), repaired(20, 25, 22)]
+    return [repaired(20, 50, 21), repaired(40, 5, 40), repaired(20, 25, 22)]
 
 
 EXAMPLES = {

@@ -85,7 +85,7 @@ def results() -> list[Heads]:
     noise = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
     return [
         heads(few, few.score, checked(needles=(0.0, 1.0), facts=1.0, prose=(0.0, 0.4), spread=0.1)),
-        heads(many, 1 - many.score, checked(needles=(1.0, 1.0), facts=0.0, prose=(0.4, 0.0), spread=0.1)),
+        heads(many, 1 - many.score, checked(needles=(1.0, 0.0), facts=0.0, prose=(0.4, 0.0), spread=0.1)),
         heads(unsure, unsure.score + noise, checked(needles=(0.5, 0.7), facts=0.6, prose=(0.4, 0.5), spread=1.0)),
         heads(few, few.score, None),
     ]

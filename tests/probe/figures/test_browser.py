@@ -159,3 +159,17 @@ def test_words_are_shown_as_they_are_and_colours_of_the_reading_follow(browser: 
     browser.emulate(1440, 900, dark=True)
     assert browser.evaluate(word) != "rgb(0, 114, 178)"
     assert browser.evaluate("document.querySelector('footer code').textContent").startswith("probe sinks --model")
+
+
+def test_a_notebook_cuts_no_word_of_the_headline_and_covers_no_panel(browser: Any, pages):
+    path = pages["panels"].parent / "notebook.html"
+    panels().notebook().write_html(path, include_plotlyjs="directory")
+    browser.emulate(1440, 900)
+    browser.send("Page.navigate", url=path.as_uri())
+    browser.wait_until("document.querySelector('.gtitle') && document.querySelectorAll('.annotation').length == 3")
+    boxes = "(node => { const b = node.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; })"
+    title, plot = (browser.evaluate(f"{boxes}(document.querySelector('{part}'))") for part in (".gtitle", ".main-svg"))
+    assert plot[0] <= title[0] and title[2] <= plot[2] and plot[1] < title[1]
+    for part in (".annotation", ".legend", ".ytick text"):
+        for box in browser.evaluate(f"[...document.querySelectorAll('{part}')].map({boxes})"):
+            assert not meets(title, box) and plot[0] <= box[0] and box[3] <= plot[3]

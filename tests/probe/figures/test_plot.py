@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -27,6 +28,12 @@ def test_a_notebook_shows_the_headline_and_the_reading_as_title():
     assert drawn.layout.title.text.startswith("<b>Heads &amp; tokens: p &lt; 1</b><br>")
     assert coloured("Blue", BLUE) in drawn.layout.title.text
     assert (drawn.layout.width, drawn.layout.height) > (760, 380) and list(drawn.data[0].y) == [3, 4]
+
+
+def test_a_notebook_s_figure_holds_the_arrays_that_were_drawn():
+    heights = np.array([0.5, 2.5], dtype=np.float32)
+    drawn: Any = Plot(go.Figure(go.Scatter(y=heights, marker={"size": heights})), headline="Two points").notebook()
+    assert list(drawn.data[0].y) == [0.5, 2.5] == list(drawn.data[0].marker.size)
 
 
 def test_a_long_headline_is_wrapped_and_makes_the_picture_taller():

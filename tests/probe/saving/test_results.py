@@ -19,7 +19,6 @@ from probe.figures.pages import save_figures
 from probe.figures.pictures import save_pictures
 from probe.heads import Head
 from probe.saving.manifest import SCHEMA, Manifest
-from probe.saving.old_runs import RunFolder, carry_out
 from probe.saving.results import Result
 
 
@@ -265,25 +264,3 @@ def test_a_result_is_not_hashable():
     with pytest.raises(TypeError, match="unhashable"):
         hash(finding())
     assert replace(finding(), accuracy=0.5).accuracy == 0.5
-
-
-def test_a_run_is_measured_once_and_then_loaded(tmp_path):
-    """Whether its folder is given as a path or open; without one it is measured every time and kept nowhere."""
-    folders = []
-
-    def measure(folder):
-        folders.append(folder)
-        return Other(manifest=manifest(analysis="other"), value=float(len(folders)))
-
-    def carried_out(out):
-        return carry_out(Other, out, lambda: {"seed": 0}, measure).value
-
-    assert [carried_out(None), carried_out(None)] == [1, 2]
-    assert folders == [None, None]
-    assert [carried_out(tmp_path), carried_out(tmp_path)] == [3, 3]
-    with RunFolder(tmp_path, {"seed": 0}) as folder:
-        assert carried_out(folder) == 3
-        folder.restart()
-        assert carried_out(folder) == 4
-        assert folders[-1] is folder
-    assert carried_out(tmp_path) == 4
