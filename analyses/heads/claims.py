@@ -1,4 +1,4 @@
-"""The claims that a run can refute: those of `probe heads` can refute.
+"""The claims that a run of `probe heads` can refute.
 
 The validation's claims compare the heads with a control at one number of heads, ten where ten were pruned, with their
 output removed (fill "zero"). The last claim is about the official mask, the way in which the released code prunes.

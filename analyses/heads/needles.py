@@ -41,7 +41,7 @@ class Pool:
 
     @property
     def sha256(self) -> str:
-        """Return the SHA-256 of the words, in hex: a run made with other words is another run."""
+        """Return the SHA-256 of the words, in hex; it tells runs with other words apart."""
         return hashlib.sha256(json.dumps([self.cities, self.activities]).encode()).hexdigest()
 
 

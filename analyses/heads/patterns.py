@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PATTERNS = ("induction", "previous_token", "duplicate_token")
 SEQUENCES, LENGTH = 8, 64
-"""The number of prompts that are read, and the tokens in one of the two copies that each holds."""
+"""The number of prompts, and the tokens in each of the two copies that a prompt holds."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

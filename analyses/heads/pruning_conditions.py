@@ -62,7 +62,7 @@ class Conditions:
 
     @property
     def all(self) -> tuple[Condition, ...]:
-        """Return the unpruned baseline first, then every group, number and fill."""
+        """Return the unpruned baseline, then every group, number and fill."""
         groups: tuple[Group, ...] = ("top", "random", "same layers")
         pruned = (Condition(group, k, fill) for fill, group, k in product(self.fills, groups, self.ks))
         return (Condition("none", 0, None), *pruned)

@@ -136,7 +136,9 @@ class RetrievalHeads(Result):
     def summary(self) -> tuple[str, ...]:
         """Return what the model retrieved and how many heads copied it, in sentences."""
         accuracy, found = self.accuracy(), len(self.retrieval_heads())
-        early = ", and the run stopped there because the 20 best heads no longer changed" if self.stopped_early else ""
+        early = ""
+        if self.stopped_early:
+            early = ", and the run stopped there because the ranking of the 20 best heads was stable"
         return (
             f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
             f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them "

@@ -57,12 +57,12 @@ class Settings(Base):
         shown="the language reference of your Python",
     )  # fmt: skip
     prompt_style: str = setting(
-        "chat", "Form of the questions: in the model's chat template, or as the plain text of the paper",
+        "chat", "Form of the prompt: the model's chat template (chat), or the plain text of the paper (plain)",
         choices=("chat", "plain"),
     )  # fmt: skip
     score: str = setting(
-        "set", "The score: the share of distinct answer tokens (set), or copying steps over answer tokens, "
-        "as in the released code (per_step)", choices=("set", "per_step"),
+        "set", "Definition of the retrieval score: the share of distinct answer tokens that a head copied (set), or "
+        "its copying steps over answer tokens, as in the released code (per_step)", choices=("set", "per_step"),
     )  # fmt: skip
     until_stable: bool = setting(
         False, "Stop asking once 19 of the 20 best heads have stayed the same over six retrieved needles"
@@ -74,12 +74,12 @@ class Settings(Base):
         adds=True,
     )  # fmt: skip
     fills: tuple[str, ...] = setting(
-        ("zero", "uniform"), "A pruned head under --validate: its output is zero, or it attends evenly to all "
-        "that it sees (uniform, the official mask)", choices=("zero", "uniform"), spelling="--fill", adds=True,
+        ("zero", "uniform"), "Output of a head that --validate prunes: zero, or that of even attention to all that it "
+        "sees (uniform, the official mask)", choices=("zero", "uniform"), spelling="--fill", adds=True,
     )  # fmt: skip
     phase: str = setting(
-        "decode", "When --validate prunes: only while the answer is written (decode), or while the prompt is read too "
-        "(all)", choices=("decode", "all"), adds=True,
+        "decode", "Steps at which --validate prunes: only those that write the answer (decode), or the reading of "
+        "the prompt too (all)", choices=("decode", "all"), adds=True,
     )  # fmt: skip
     compare: Path | None = setting(
         None, "Run folder of another `probe heads`, whose scores are compared with this run's", metavar="FOLDER",

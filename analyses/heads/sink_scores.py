@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 SAMPLES, LENGTH = 4, 384
-"""The number of texts that are read, and the tokens of each."""
+"""The number of texts, and the tokens of each."""
 
 CHARACTERS = 12
 """Characters read for each token wanted; no tokenizer packs this many into a token of prose, on average."""

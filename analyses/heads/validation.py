@@ -2,9 +2,9 @@
 
 The highest-scoring heads are pruned while the model answers held-out needles (other cities, answers and prose than
 those that the heads were scored on), and so are random heads in the same number. Retrieval must break for the former
-only. Closed-book questions and the loss on prose show what else breaks: a mask that harms these too, as the official
-mask (fill "uniform") does in SmolLM2-135M, is weaker evidence about retrieval. Fill "zero" removes the
-heads' output and is the reading that we report first.
+only. Closed-book questions and the loss on prose show what else breaks. The official mask (fill "uniform") harms both
+in SmolLM2-135M, so a failure to retrieve under this mask is weaker evidence. Fill "zero" removes the heads' output, and
+the claims are tested with it.
 
 Accuracies carry Wilson intervals, losses and differences bootstrap intervals over the samples.
 """
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from probe.models import Model
 
 KS = (5, 10, 20, 30)
-"""The numbers of best heads that are pruned; the model has at least twice the number."""
+"""Numbers of the best heads that are pruned; a model has at least twice the number, for the control."""
 
 GROUPS = ("top", "random", "same layers")
 TITLES = {
@@ -50,9 +50,9 @@ TITLES = {
     PROSE: "Loss on prose in nats per token, heads pruned {where}:",
 }
 VALUES = {
-    NEEDLES: "share of the held-out needles whose answer holds more than half of the words, with Wilson intervals",
-    CLOSED_BOOK: "share of the questions answered from memory, with Wilson intervals",
-    PROSE: "mean loss in nats per token, with bootstrap intervals over the passages",
+    NEEDLES: "Share of the held-out needles whose answer holds more than half of the words, with Wilson intervals",
+    CLOSED_BOOK: "Share of the questions answered from memory, with Wilson intervals",
+    PROSE: "Mean loss in nats per token, with bootstrap intervals over the passages",
 }
 COLUMNS = (
     "top: the best heads; random: other heads in the same number; same layers: other heads of the best heads' layers. "

@@ -68,7 +68,7 @@ def test_the_order_of_the_rest_of_the_list_does_not_matter():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ks": (2, 13)}, "needs as many others"),
+        ({"ks": (2, 13)}, "needs the same number of others"),
         ({"ks": ()}, "different positive"),
         ({"ks": (2, 2)}, "different positive"),
         ({"fills": ("mean",)}, "--fill"),

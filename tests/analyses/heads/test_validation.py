@@ -141,7 +141,7 @@ def test_the_rise_of_a_loss_is_paired():
 
 def test_wrong_options_are_refused_before_anything_runs(llama):
     for changes, message in (
-        ({"ks": (5, 200)}, "needs as many others"),
+        ({"ks": (5, 200)}, "needs the same number of others"),
         ({"phase": "prefill"}, "--phase"),
         ({"fills": ("mean",)}, "--fill"),
         ({"batch_size": 0}, "batch_size"),
