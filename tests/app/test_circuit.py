@@ -26,7 +26,7 @@ KEYS = {"settings", "manifest", "findings", "tables", "scores", "figures"}
 
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
-    monkeypatch.setattr(work, "_pictures", lambda found, folder: None)
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])
 
 
 @pytest.fixture

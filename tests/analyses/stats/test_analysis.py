@@ -91,7 +91,7 @@ def test_a_folder_of_other_texts_is_refused_and_another_format_is_not(tmp_path):
 def test_the_command_prints_tables_and_paths(tmp_path, monkeypatch, capsys):
     model = chatty()
     monkeypatch.setattr("probe.load", lambda *name, **options: model)
-    monkeypatch.setattr("probe.app.cli.work._pictures", lambda found, folder: None)  # no browser is needed here
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])  # no browser is needed here
     path = tmp_path / "texts.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*TEXTS, TEXTS[0]]), encoding="utf-8")
     arguments = ["stats", "--texts", str(path), "--stat", "top", "--unit", "word", "--out", str(tmp_path / "run")]

@@ -62,7 +62,7 @@ def test_the_claims_have_the_areas_of_the_curves(found):
 def test_pictures_name_what_they_show(found):
     drawn = found.figures()
     assert list(drawn) == ["magnitude", "support", "exact"]
-    points = drawn["exact"].data[1]
+    points = drawn["exact"].figure.data[1]
     assert list(points.y) == found.exact["percent"].tolist() and list(points.x) == found.exact["exact"].tolist()
     assert "correlate at" in drawn["exact"].headline and len(found.to_df()) == 100
 

@@ -51,7 +51,7 @@ def test_the_claim_has_its_intervals(found):
 def test_pictures_name_what_they_show(found):
     drawn = found.figures()
     assert list(drawn) == ["circuit", "heads", "tests"] and "L23H3" in drawn["heads"].headline
-    texts = [text for trace in drawn["circuit"].data if trace.text is not None for text in trace.text]
+    texts = [text for trace in drawn["circuit"].figure.data if trace.text is not None for text in trace.text]
     assert sorted(texts) == sorted(found.to_df()["name"])
 
 
