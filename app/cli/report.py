@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -56,8 +57,8 @@ def print_table(table: Table, *, top: int | None = None, layers: Sequence[int] |
     show(headers, [[column.cell(row) for column in table.columns] for row in records], right=right, title=table.title)
     if len(rows) > limit:
         click.echo(f"and {len(rows) - limit} more rows: --top {len(rows)}, or --json")
-    for part in table.meaning.split("; "):
-        click.echo(folded(part, indent="  "))
+    for part in re.split(r"(?<=[;.]) (?=[^:;.]{1,25}: )", table.meaning):  # before each header that is explained
+        click.echo(folded(part.rstrip(";"), indent="  "))
 
 
 def described(finding: Finding) -> str:
