@@ -71,6 +71,8 @@ def compiling(capability: int) -> Iterator[list[Launch]]:
         named = {p.name: options[p.name] for p in self.params if p.is_constexpr and p.name in options}
         if not isinstance(compiled, CompiledKernel):
             raise RuntimeError(f"{self.__name__}: expected a compiled kernel, got {compiled!r}")
+        if tiles := named.pop("tiles", None):
+            named |= {name.upper(): value for name, value in tiles._asdict().items()}
         integers = {name: int(value) for name, value in named.items() if isinstance(value, int)}
         launches.append(Launch(self.__name__, integers, compiled))
         return compiled

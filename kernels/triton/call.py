@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from probe.kernels.contract import ROW_STATISTICS, Mask
+from probe.kernels.contract import ROW_STATISTICS, Scoring
 
 LOG2E = math.log2(math.e)
 
@@ -106,13 +106,11 @@ class Form(NamedTuple):
 RowOutputs = namedtuple("RowOutputs", [name for name in ROW_STATISTICS if name != "partial"], defaults=(None,) * 7)
 
 
-def arguments(
-    query: Vectors, key: Vectors, mask: Mask, scale: float, softcap: float | None, *, pack: int = 1
-) -> tuple[Call, Form]:
+def arguments(query: Vectors, key: Vectors, scoring: Scoring, *, pack: int = 1) -> tuple[Call, Form]:
     """Return what every kernel is told of a call."""
     (heads, queries), (kv_heads, keys) = query.at.shape[1:3], key.at.shape[1:3]
-    ahead = mask.first_query - mask.first_key
-    furthest = queries + keys + abs(ahead)  # no pair is further apart, and int32 holds it
+    mask, scale, softcap = scoring.mask, scoring.scale, scoring.softcap
+    furthest = queries + keys + abs(mask.ahead)  # no pair is further apart, and int32 holds it
     window = furthest + 1 if mask.window is None else min(mask.window, furthest + 1)
     call = Call(
         query=query,
@@ -124,7 +122,7 @@ def arguments(
         heads=heads,
         group=heads // kv_heads,
         pack=pack,
-        ahead=ahead,
+        ahead=mask.ahead,
         near=0 if mask.causal else -furthest,
         far=window - 1,
         # 1 - 2 / (2 ** (slope * x) + 1) is the hyperbolic tangent of scale * x / softcap

@@ -15,7 +15,7 @@ from probe.kernels import reference
 from probe.kernels.attend import attend
 from probe.kernels.contract import Mask, Request
 from probe.kernels.triton import attention as in_triton
-from tests.kernels.cases import cases, everything, thorough
+from tests.kernels.cases import cases, everything, scored, thorough
 
 pytest.importorskip("triton")
 from probe.kernels.triton.call import reachable
@@ -24,17 +24,17 @@ from probe.kernels.triton.tiles import Tiles
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 SMALL = Tiles(rows=16, cols=16, warps=4, stages=1)
 TILES = [
-    replace(SMALL, slots=8, run=8),
-    replace(SMALL, rows=32),
-    replace(SMALL, cols=32, edge=16, slots=4, run=2),
-    replace(SMALL, cols=32, slots=8, run=4, settle=True),
-    replace(SMALL, cols=32, slots=2),
-    replace(SMALL, splits=3),
+    SMALL._replace(slots=8, run=8),
+    SMALL._replace(rows=32),
+    SMALL._replace(cols=32, edge=16, slots=4, run=2),
+    SMALL._replace(cols=32, slots=8, run=4, settle=True),
+    SMALL._replace(cols=32, slots=2),
+    SMALL._replace(splits=3),
 ]
 
 
 def both(*tensors, tiles=SMALL, **options):
-    options = {"mask": Mask(), "scale": 0.35, "softcap": None, "sinks": None, "request": Request()} | options
+    options = scored(**options)
     return in_triton.attend(*tensors, tiles=tiles, **options), reference.attend(*tensors, **options)
 
 
@@ -71,7 +71,7 @@ def test_few_queries_against_a_long_cache(sample, same_statistics, queries, spli
     request = everything(200, top=1, received=None, pooled=None)
     sinks = torch.linspace(-2, 6, 3)
     for mask in (padded, replace(padded, window=100)):
-        tiles = replace(SMALL, cols=32, splits=splits)
+        tiles = SMALL._replace(cols=32, splits=splits)
         (output, found), (expected, exact) = both(*tensors, tiles=tiles, mask=mask, sinks=sinks, request=request)
         close(output, expected)
         same_statistics(found, exact)
@@ -86,7 +86,7 @@ def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, set
     key *= torch.linspace(0.2, 1.5, 260)[:, None]
     sets = torch.rand(1, 1, 3, 260, generator=torch.Generator().manual_seed(1)) > 0.7
     request = everything(260, sets=sets, partial=False, top=1, windowed_distance=50, received=None, pooled=None)
-    tiles = replace(SMALL, cols=32, slots=slots, run=run, settle=settle)
+    tiles = SMALL._replace(cols=32, slots=slots, run=run, settle=settle)
     for mask in (Mask(first_query=240), Mask(first_query=240, window=200), Mask(causal=False, first_query=240)):
         (output, found), (expected, exact) = both(query, key, value, tiles=tiles, mask=mask, request=request)
         close(output, expected)
@@ -101,7 +101,7 @@ def test_half_precision(sample, same_statistics, dtype, splits):
     sets = torch.rand(1, 1, 3, 70, generator=torch.Generator().manual_seed(3)) > 0.7
     request = everything(70, sets=sets, received=None, pooled=None)
     options = {"mask": Mask(first_query=30), "request": request}
-    (output, found), (expected, exact) = both(*tensors, tiles=replace(SMALL, splits=splits), **options)
+    (output, found), (expected, exact) = both(*tensors, tiles=SMALL._replace(splits=splits), **options)
     assert output.dtype == dtype
     eps = torch.finfo(dtype).eps
     torch.testing.assert_close(output.double(), expected, atol=3 * eps, rtol=eps)
@@ -130,7 +130,7 @@ def test_entropy_of_a_row_with_one_weight_of_nearly_1(sample, peak, sinks):
     key[:, :, 3, 0] = 1.0
     key[..., 1:] *= 0.3
     request = Request(entropy=True, top=1, distance=True)
-    tiles = replace(SMALL, rows=64, slots=8, run=8)
+    tiles = SMALL._replace(rows=64, slots=8, run=8)
     (_, found), (_, exact) = both(query, key, value, tiles=tiles, sinks=sinks, request=request)
     if sinks is None and peak > 14:
         assert (exact.top_weight[:, :, 3:] > 0.9999).float().mean() > 0.9
@@ -145,7 +145,7 @@ def test_short_distances_far_into_a_text(splits):
     generator = torch.Generator().manual_seed(0)
     key = torch.nn.functional.normalize(torch.randn(1, 1, 3000, 32, generator=generator), dim=-1)
     query = 200 * key[:, :, -33:-1]
-    tiles = replace(SMALL, cols=64, splits=splits, slots=8, run=8)
+    tiles = SMALL._replace(cols=64, splits=splits, slots=8, run=8)
     request = Request(distance=True, windowed_distance=20)
     (_, found), (_, exact) = both(query, key, key, tiles=tiles, mask=Mask(first_query=2968), request=request)
     assert exact.distance.min() >= 0.999 and exact.distance.max() < 1.5
@@ -223,7 +223,7 @@ def test_any_scale(sample, same_statistics, scale, sharp):
 def test_wide_heads(sample, same_statistics):
     tensors = sample(queries=20, keys=20, width=256, value_dim=136, sharp=0.2)
     request = everything(20, received=None, pooled=None)
-    (output, found), (expected, exact) = both(*tensors, tiles=replace(SMALL, rows=32), request=request)
+    (output, found), (expected, exact) = both(*tensors, tiles=SMALL._replace(rows=32), request=request)
     close(output, expected)
     same_statistics(found, exact)
 
