@@ -92,7 +92,10 @@ class Call(NamedTuple):
 
 
 class Form(NamedTuple):
-    """The constants that a kernel is compiled for. KEPT and PAIRS: whether the mask has `keys` and `pairs`."""
+    """The constants that a kernel is compiled for.
+
+    KEPT and PAIRS: whether the mask has `keys` and `pairs`. UPCAST: whether tiles are widened as they are loaded.
+    """
 
     CAPPED: bool
     SLIDING: bool
@@ -135,8 +138,11 @@ def arguments(query: Vectors, key: Vectors, scoring: Scoring, *, pack: int = 1) 
         SLIDING=window <= furthest,
         KEPT=mask.keys is not None,
         PAIRS=mask.pairs is not None,
-        PRECISION=precision(query.at),
-        UPCAST=upcast(query.at),
+        # Float32 tiles are multiplied with float32's precision, for which NVIDIA's tensor cores take three products.
+        # Half precision has tensor cores that accumulate in float32, whatever this says.
+        PRECISION="tf32x3" if query.at.is_cuda and torch.version.hip is None else "ieee",
+        # the interpreter multiplies bfloat16 tiles wrongly
+        UPCAST=query.at.dtype == torch.bfloat16 and interpreted(),
     )
     return call, form
 
@@ -144,19 +150,6 @@ def arguments(query: Vectors, key: Vectors, scoring: Scoring, *, pack: int = 1) 
 def interpreted() -> bool:
     """Return whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled."""
     return triton.knobs.runtime.interpret
-
-
-def upcast(query: Tensor) -> bool:
-    """Return whether tiles must be widened as they are loaded: the interpreter multiplies bfloat16 tiles wrongly."""
-    return query.dtype == torch.bfloat16 and interpreted()
-
-
-def precision(query: Tensor) -> str:
-    """Return how float32 tiles are multiplied with float32's precision; NVIDIA's tensor cores take three products.
-
-    Half precision has tensor cores that accumulate in float32, whatever this says.
-    """
-    return "tf32x3" if query.is_cuda and torch.version.hip is None else "ieee"
 
 
 def padded(width: int) -> int:
