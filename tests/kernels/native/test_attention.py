@@ -35,7 +35,7 @@ def close(found, expected, tolerance=1e-5):
     ),
     rows=st.sampled_from([8, 24, 64]),
 )
-@settings(thorough, max_examples=500)
+@settings(thorough, max_examples=250)
 def test_equals_the_reference(sample, same_statistics, case, rows):
     tensors = sample(**case.pop("tensors"))
     (output, found), (expected, exact) = both(*tensors, rows=rows, **case)
@@ -45,7 +45,7 @@ def test_equals_the_reference(sample, same_statistics, case, rows):
 
 @pytest.mark.parametrize("mask", [Mask(), Mask(window=300), Mask(causal=False)], ids=["causal", "window", "full"])
 def test_long_rows(sample, same_statistics, mask):
-    tensors = sample(batch=2, kv_heads=2, group=3, queries=1100, keys=1100, width=64, sharp=1.0)
+    tensors = sample(kv_heads=1, group=3, queries=1100, keys=1100, width=64, sharp=1.0)
     request = everything(1100, pooled=(50, 60), top=5)
     (output, found), (expected, exact) = both(*tensors, mask=mask, scale=0.125, request=request)
     close(output, expected)

@@ -22,6 +22,7 @@ from probe.kernels.triton.call import reachable
 from probe.kernels.triton.tiles import Tiles
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
+slow = pytest.mark.slow
 SMALL = Tiles(rows=16, cols=16, warps=4, stages=1)
 TILES = [
     SMALL._replace(slots=8, run=8),
@@ -42,7 +43,7 @@ def close(found, expected, tolerance=1e-5):
     torch.testing.assert_close(found.double(), expected, atol=tolerance, rtol=tolerance)
 
 
-@pytest.mark.slow
+@slow
 @given(
     case=cases(
         queries=(1, 2, 7, 33, 45),
@@ -53,7 +54,7 @@ def close(found, expected, tolerance=1e-5):
     ),
     tiles=st.sampled_from(TILES),
 )
-@settings(thorough, max_examples=30)
+@settings(thorough, max_examples=15)
 def test_equals_the_reference(sample, same_statistics, case, tiles):
     """What belongs to keys and to maps has tests of its own."""
     case["request"] = replace(case["request"], received=None, pooled=None)
@@ -63,7 +64,8 @@ def test_equals_the_reference(sample, same_statistics, case, tiles):
     same_statistics(found, exact, atol=2e-5, rtol=2e-5)
 
 
-@pytest.mark.parametrize(("queries", "splits"), [(1, 7), (2, 1), (2, 7)])
+@slow
+@pytest.mark.parametrize(("queries", "splits"), [(1, 7), (2, 1)])
 def test_few_queries_against_a_long_cache(sample, same_statistics, queries, splits):
     """Programs share the keys, with none left for some of them, and the heads of a KV head share a program."""
     tensors = sample(batch=2, kv_heads=1, group=3, queries=queries, keys=200, width=16)
@@ -77,9 +79,8 @@ def test_few_queries_against_a_long_cache(sample, same_statistics, queries, spli
         same_statistics(found, exact)
 
 
-@pytest.mark.parametrize(
-    ("slots", "run", "settle"), [(1, 1, False), (2, 1, True), (4, 2, False), (8, 4, True), (8, 8, False)]
-)
+@slow
+@pytest.mark.parametrize(("slots", "run", "settle"), [(1, 1, False), (8, 4, True), (8, 8, False)])
 def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, settle):
     """Sums kept in parts, as each device has them, over tiles without a mask, and peaks that rise with later tiles."""
     query, key, value = sample(kv_heads=1, group=2, queries=20, keys=260, width=16)
@@ -93,8 +94,8 @@ def test_many_tiles_that_every_row_sees(sample, same_statistics, slots, run, set
         same_statistics(found, exact)
 
 
-@pytest.mark.parametrize("splits", [1, 2])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@slow
+@pytest.mark.parametrize(("dtype", "splits"), [(torch.float16, 2), (torch.bfloat16, 1)])
 def test_half_precision(sample, same_statistics, dtype, splits):
     """Row statistics as exact as float32's for the rounded inputs; sums of values with weights rounded as they are."""
     tensors = sample(kv_heads=1, group=2, queries=40, keys=70, width=16, dtype=dtype)
@@ -109,8 +110,8 @@ def test_half_precision(sample, same_statistics, dtype, splits):
     same_statistics(replace(found, partial=None), replace(exact, partial=None))
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (2, 1), (1, 2), (2, 2)])
-@pytest.mark.parametrize("count", [3, 32])
+@slow
+@pytest.mark.parametrize(("shape", "count"), [((1, 1), 32), ((2, 1), 3), ((1, 2), 3), ((2, 2), 32)])
 def test_key_sets(sample, same_statistics, shape, count):
     """Of every text and head or shared by them."""
     tensors = sample(batch=2, kv_heads=1, group=2, queries=20, keys=50, width=16)
@@ -121,8 +122,11 @@ def test_key_sets(sample, same_statistics, shape, count):
     same_statistics(found, exact)
 
 
-@pytest.mark.parametrize("sinks", [None, torch.tensor([-5.0, 0.0, 20.0, 40.0])], ids=["", "sinks"])
-@pytest.mark.parametrize("peak", [14.0, 20.0, 60.0])
+@pytest.mark.parametrize(
+    ("peak", "sinks"),
+    [(20.0, None), (14.0, torch.tensor([-5.0, 0.0, 20.0, 40.0])), (60.0, torch.tensor([-5.0, 0.0, 20.0, 40.0]))],
+    ids=["", "low sinks", "sinks"],
+)
 def test_entropy_of_a_row_with_one_weight_of_nearly_1(sample, peak, sinks):
     """Where lse and sum p s are nearly equal: both are of the order of `peak`, the entropy of 1e-3 and less."""
     query, key, value = sample(group=4, queries=70, keys=70, width=16, sharp=1.0)
@@ -139,6 +143,7 @@ def test_entropy_of_a_row_with_one_weight_of_nearly_1(sample, peak, sinks):
     close(found.distance, exact.distance)
 
 
+@slow
 @pytest.mark.parametrize("splits", [1, 4])
 def test_short_distances_far_into_a_text(splits):
     """A head that looks one token back does so to 1e-6 at position 3000, wherever its key falls in a tile."""
@@ -153,12 +158,13 @@ def test_short_distances_far_into_a_text(splits):
     torch.testing.assert_close(found.windowed_distance.double(), exact.windowed_distance, atol=0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("k", [1, 2, 7, pytest.param(70, marks=pytest.mark.slow)])
+@slow
+@pytest.mark.parametrize("k", [1, 7, 70])
 def test_ties_go_to_the_lower_key(k):
     """Scores of three values only, over several tiles, and more keys than a list holds."""
     keys = 90
     key = torch.randint(0, 3, (1, 1, keys, 1), generator=torch.Generator().manual_seed(k)).float()
-    for mask in (Mask(), Mask(window=60)):
+    for mask in (Mask(), Mask(window=60))[: 1 if k > 60 else 2]:
         (_, found), _ = both(torch.ones(1, 2, keys, 1), key, key, mask=mask, request=Request(top=k))
         for i in range(0, keys, 7):
             seen = range(max(0, i + 1 - (mask.window or keys)), i + 1)
@@ -182,6 +188,7 @@ def test_not_a_number_comes_out_as_one(sample, at):
     assert output[0, 0].isnan().any(-1).nonzero()[:, 0].tolist() == list(range(at, 40))
 
 
+@slow
 def test_inputs_laid_out_as_models_do(sample, same_statistics):
     """Heads side by side in memory, or elements apart: the numbers are those of contiguous inputs."""
     tensors = sample(batch=2, kv_heads=1, group=2, queries=20, keys=20, width=16)

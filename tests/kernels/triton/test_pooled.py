@@ -54,7 +54,7 @@ def check(tensors, shape, mask, softcap=None):
 @pytest.mark.slow
 @given(case=cases())
 @settings(
-    max_examples=30,
+    max_examples=16,
     deadline=None,
     derandomize=True,
     database=None,
@@ -65,6 +65,7 @@ def test_equals_the_reference(poisoned_empty, sample, case):
     check(tensors, **case)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_tile_size(poisoned_empty, sample, shape):
     check(sample(kv_heads=1, group=2, queries=70, keys=90), shape, mask=Mask(first_query=17))

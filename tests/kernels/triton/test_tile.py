@@ -48,7 +48,7 @@ def cases(draw):
 
 @given(case=cases())
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,
