@@ -124,7 +124,7 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         file.write(launch.compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-        listing = _run("nvdisasm", "-c", file.name)
+        listing = _run("nvdisasm", "-c", "-ndf", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump: expected a line with REG, STACK and LOCAL, got {usage!r}")
@@ -160,13 +160,15 @@ def artefacts(case: str, capability: int, width: int) -> list[Artefact]:
     return [read(launched, case=case, capability=capability, width=width) for launched in launches]
 
 
-def compiled(cache: str | None = None) -> list[Artefact]:
+def compiled() -> list[Artefact]:
     """Return the artefacts of all cases, from one process for each head size in which triton compiles.
 
-    cache: the folder of Triton's cache, None for the user's.
+    A kernel that is in Triton's cache, under a name made of its sources, is not compiled again.
     """
-    wanted = {"TRITON_DEFAULT_FP_FUSION": "1"} | ({} if cache is None else {"TRITON_CACHE_DIR": cache})
-    with patch.dict(os.environ, wanted), ProcessPoolExecutor(len(WIDTHS), get_context("spawn")) as pool:
+    with (
+        patch.dict(os.environ, TRITON_DEFAULT_FP_FUSION="1"),
+        ProcessPoolExecutor(len(WIDTHS), get_context("spawn")) as pool,
+    ):
         os.environ.pop("TRITON_INTERPRET", None)
         return [artefact for found in pool.map(_of_width, WIDTHS) for artefact in found]
 

@@ -78,8 +78,16 @@ def received_kernel(call, offset, sums, first_row, last_row, form: tl.constexpr,
             if form.PAIRS:
                 x = hide_pairs(x, pairs + row.to(tl.int64) * call.pairs.row, j, call)
                 pairs += step * call.pairs.row
-            QUARTERS: tl.constexpr = (tiles.quarters + tiles.unroll - 1 - u) // tiles.unroll
-            total, quarter, other = add_weights(total, quarter, other, x, call.unit, beyond, QUARTERS, tiles.folded)
+            total, quarter, other = add_weights(
+                total,
+                quarter,
+                other,
+                x,
+                call.unit,
+                beyond,
+                (tiles.quarters + tiles.unroll - 1 - u) // tiles.unroll,
+                tiles.folded,
+            )
             if tiles.quarters > 0:  # bounds make a number of what is none
                 poison = tl.where(beyond == beyond, poison, beyond)
             query += step * call.query.row

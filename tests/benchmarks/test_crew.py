@@ -64,6 +64,7 @@ def test_an_error_is_told_in_its_own_words(measured):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_peer_that_takes_too_long_ends_its_group():
     group = Group(suite="kernels", length=8192, cases=(SDPA, DENSE), rounds=2, peer=True)
     cases, times = measure(group, replace(SETTINGS, timeout=0.05, memory_limit=20 * 10**9))

@@ -71,6 +71,7 @@ def test_a_buffer_has_no_more_room_than_was_asked_for():
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back at a threshold")
+@pytest.mark.slow
 def test_a_second_call_finds_the_memory_of_the_first():
     """In a process of its own, whose heap nothing else has shaped: no call asks for many new pages, usually."""
     code = (

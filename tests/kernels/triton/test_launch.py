@@ -52,9 +52,9 @@ print(len(launches))
 
 
 @pytest.mark.slow
-def test_every_kind_of_launch_compiles(tmp_path):
+def test_every_kind_of_launch_compiles():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_CACHE_DIR": str(tmp_path), "TRITON_DEFAULT_FP_FUSION": "1"}
+    environment["TRITON_DEFAULT_FP_FUSION"] = "1"
     command = [sys.executable, "-c", COMPILE]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[3], env=environment, text=True, capture_output=True, check=False
