@@ -42,6 +42,7 @@ def test_seconds_are_of_one_call():
     assert len(calls) == 4 and 0.03 <= found["seconds"] < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="counted from the start of the process on this system")
 def test_a_result_is_gone_before_the_next_is_made():
     """In a process of its own, as every case is weighed: what other tests have freed can serve here."""

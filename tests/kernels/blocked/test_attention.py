@@ -31,7 +31,7 @@ def both(query, key, value, *, budget=None, **options):
 
 
 @given(case=cases(), budget=st.sampled_from(BUDGETS))
-@settings(thorough, max_examples=180)
+@settings(thorough, max_examples=120)
 def test_equals_the_reference(poisoned_empty, sample, same_statistics, case, budget):
     tensors = sample(**case.pop("tensors"))
     (output, found), (expected, exact) = both(*tensors, budget=budget, **case)

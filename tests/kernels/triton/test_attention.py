@@ -249,6 +249,7 @@ def test_what_it_cannot_serve(sample, monkeypatch):
     assert in_triton.refusal(query, key) == "needs triton, which is not installed"
 
 
+@pytest.mark.slow
 def test_auto_takes_it_on_no_cpu_and_imports_no_triton():
     """Even where the interpreter is on: `auto` must not be a thousand times slower than it need be."""
     code = (

@@ -46,6 +46,7 @@ def cases(draw):
     }
 
 
+@pytest.mark.slow
 @given(case=cases())
 @settings(
     max_examples=25,
