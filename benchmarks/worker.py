@@ -16,6 +16,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def serve(pipe: Connection, said: Path, case: Case, settings: Settings, suite: s
     with torch.no_grad(), suppress(EOFError):
         limit(pipe.recv(), device)
         meter = Meter(device)
-        work = _work(case, settings, suite, length)
+        # transformers is imported for models alone
+        cases = kernel_cases if suite == "kernels" else import_module("probe.benchmarks.model_cases")
+        work = cases.work(case, settings, length)
         pipe.send({"held": meter.settle(), "facts": work.facts})
         answer(pipe, work, meter, device)
 
@@ -70,11 +73,3 @@ def repetition(
     if check is not None:
         check(found)
     return {"seconds": seconds, "held": held, "peak": peak}
-
-
-def _work(case: Case, settings: Settings, suite: str, length: int) -> Work:
-    if suite == "kernels":
-        return kernel_cases.work(case, settings, length)
-    from probe.benchmarks import model_cases
-
-    return model_cases.work(case, settings, length)

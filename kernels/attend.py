@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.kernels.checks import check_lse, check_ranges, check_request, check_scoring, check_sinks, check_tensors
+from probe.kernels.checks import check, check_ranges, check_request, check_scoring, check_tensors
 from probe.kernels.contract import Mask, Request, Scoring, Statistics
 from probe.kernels.edits import Edit
 from probe.kernels.gradients import Attention, without_gradient
@@ -63,7 +63,8 @@ def attend(
     scoring = _scoring(query, key, mask, scale, softcap, *edits)
     request, inputs = request or Request(), (query, key, value, sinks)
     check_scoring(query, key, scoring)
-    check_sinks(query, sinks)
+    if sinks is not None:
+        check("sinks", sinks, [query.shape[1]], "floating", query)
     check_request(query, key, request)
     options = {"scoring": scoring, "sinks": sinks}
     module = _serving("attend", implementation, query, key, value=value, request=request, **options)[1]
@@ -158,7 +159,7 @@ def _again(
     check_tensors(query, key)
     made = _scoring(query, key, *scoring)
     check_scoring(query, key, made)
-    check_lse(query, lse)
+    check("lse", lse, [*query.shape[:3]], "floating", query)
     return made, _serving(entry, implementation, query, key, scoring=made)[1]
 
 

@@ -45,9 +45,9 @@ def check_scoring(query: Tensor, key: Tensor, scoring: Scoring) -> None:
     if mask.window is not None and mask.window < 1:
         raise ValueError(f"mask.window: expected at least 1 key, got {mask.window}")
     if mask.keys is not None:
-        _check("mask.keys", mask.keys, [batch, keys], "bool", query)
+        check("mask.keys", mask.keys, [batch, keys], "bool", query)
     if mask.pairs is not None:
-        _check("mask.pairs", mask.pairs, [(batch, 1), (heads, 1), queries, keys], "bool", query)
+        check("mask.pairs", mask.pairs, [(batch, 1), (heads, 1), queries, keys], "bool", query)
     if not math.isfinite(scoring.scale):
         raise ValueError(f"scale: expected a finite number, got {scoring.scale}")
     if scoring.softcap is not None and not 0 < scoring.softcap < math.inf:
@@ -55,26 +55,15 @@ def check_scoring(query: Tensor, key: Tensor, scoring: Scoring) -> None:
     for edit in scoring.edits:
         if isinstance(edit, Reweighting):
             sets = edit.sets.shape[2] if edit.sets.ndim == 4 else 0
-            _check("edit.sets", edit.sets, [(batch, 1), (heads, 1), sets, keys], "bool", query)
+            check("edit.sets", edit.sets, [(batch, 1), (heads, 1), sets, keys], "bool", query)
             size = [queries, sets]
         else:
-            _check("edit.rows", edit.rows, [(batch, 1), "rows"], "int64 query indices", query)
+            check("edit.rows", edit.rows, [(batch, 1), "rows"], "int64 query indices", query)
             for rows in edit.rows.tolist():
                 if len(set(rows)) < len(rows) or any(not 0 <= row < queries for row in rows):
                     raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {rows}")
             size = [edit.rows.shape[1], keys]
-        _check("edit.log", edit.log, [(batch, 1), (heads, 1), *size], "floating", query)
-
-
-def check_sinks(query: Tensor, sinks: Tensor | None) -> None:
-    """Raises ValueError unless sinks hold one floating logit per query head, on the query's device."""
-    if sinks is not None:
-        _check("sinks", sinks, [query.shape[1]], "floating", query)
-
-
-def check_lse(query: Tensor, lse: Tensor) -> None:
-    """Raises ValueError unless lse is [batch, heads, queries], floating, on the query's device."""
-    _check("lse", lse, [*query.shape[:3]], "floating", query)
+        check("edit.log", edit.log, [(batch, 1), (heads, 1), *size], "floating", query)
 
 
 def check_ranges(query: Tensor, key: Tensor, rows: range, cols: range) -> None:
@@ -93,7 +82,7 @@ def check_request(query: Tensor, key: Tensor, request: Request) -> None:
     if not 0 <= request.top <= keys:
         raise ValueError(f"top: expected between 0 and {keys} keys, got {request.top}")
     if request.sets is not None:
-        _check("sets", request.sets, [(batch, 1), (heads, 1), range(1, MOST_SETS + 1), keys], "bool", query)
+        check("sets", request.sets, [(batch, 1), (heads, 1), range(1, MOST_SETS + 1), keys], "bool", query)
     elif request.partial:
         raise ValueError("partial: expected key sets in `sets`, got none")
     band = request.received
@@ -105,7 +94,7 @@ def check_request(query: Tensor, key: Tensor, request: Request) -> None:
         raise ValueError(f"pooled: expected at least (1, 1) rows and columns, got {request.pooled}")
 
 
-def _check(name: str, tensor: Tensor, sizes: list[Size], kind: str, query: Tensor) -> None:
+def check(name: str, tensor: Tensor, sizes: list[Size], kind: str, query: Tensor) -> None:
     """Raises ValueError unless a tensor has these sizes and values of this kind, on the query's device."""
     fits = tensor.ndim == len(sizes) and all(map(_allows, sizes, tensor.shape))
     right = tensor.is_floating_point() if kind == "floating" else str(tensor.dtype) == f"torch.{kind.split()[0]}"

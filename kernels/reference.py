@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from probe.kernels.band import counted_queries
-from probe.kernels.blocks import HIDDEN, visible_pairs
+from probe.kernels.blocks import HIDDEN, Block, visible_pairs
 from probe.kernels.contract import Band, Mask, Request, Scoring, Statistics
-from probe.kernels.edits import whole
 
 # autograd goes through the definitions
 DIFFERENTIABLE = True
@@ -29,7 +28,7 @@ def scores(query: Tensor, key: Tensor, scoring: Scoring) -> Tensor:
         s = cap * torch.tanh(s / cap)
     for edit in scoring.edits:
         s = s.clone()
-        edit.apply(s[:, :, None], whole(s))
+        edit.apply(s[:, :, None], Block(*(slice(0, size) for size in s.shape)))
         s = s.masked_fill(s <= HIDDEN / 2, -math.inf)
     visible = visible_pairs(slice(0, query.shape[2]), slice(0, key.shape[2]), scoring.mask, query.device)
     return s.masked_fill(~visible, -math.inf)
