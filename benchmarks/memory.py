@@ -61,7 +61,7 @@ def available() -> int | None:
 
 
 def _bytes(facts: Path, name: str) -> int:
-    """Return one of the numbers that Linux gives in such a file, there in kB."""
+    """Return one of the numbers that Linux keeps in a file, there in kB."""
     return 1024 * next(int(line.split()[1]) for line in facts.read_text().splitlines() if line.startswith(f"{name}:"))
 
 

@@ -41,7 +41,7 @@ class Mask:
 
 @dataclass(frozen=True, slots=True)
 class Scoring:
-    """How scores are made of query and key: times `scale`, capped, edited, masked (`attend` says more of each)."""
+    """The way from q . k to a score: times `scale`, capped, edited, masked (`attend` says more of each)."""
 
     mask: Mask
     scale: float

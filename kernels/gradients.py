@@ -46,7 +46,7 @@ class _Constant(torch.autograd.Function):
 
 
 class Attention(torch.autograd.Function):
-    """What `forward(request)` returns, with gradients of the output for the inputs: query, key, value and sinks."""
+    """The results of `forward(request)`, with gradients of the output for the inputs: query, key, value, sinks."""
 
     @staticmethod
     def forward(
