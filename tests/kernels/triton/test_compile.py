@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from probe.benchmarks.artefacts.build import Artefact, compiled
-from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
-from probe.benchmarks.artefacts.table import table, versions
+from tests.kernels.triton.artefacts.build import Artefact, compiled
+from tests.kernels.triton.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
+from tests.kernels.triton.artefacts.table import table, versions
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 COMPILE = """
 from dataclasses import replace
 import torch
-from probe.benchmarks.artefacts.build import compiling
+from tests.kernels.triton.artefacts.build import compiling
 from probe.kernels.contract import Mask, Request, Scoring
 from probe.kernels.triton import launch
 from probe.kernels.triton.tiles import decode_tiles, forward_tiles

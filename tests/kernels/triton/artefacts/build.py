@@ -25,8 +25,8 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, WIDTHS
-from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, PACKED, loops, mix, parse
+from tests.kernels.triton.artefacts.cases import CAPABILITIES, CASES, WIDTHS
+from tests.kernels.triton.artefacts.sass import ASYNCHRONOUS, PACKED, loops, mix, parse
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
