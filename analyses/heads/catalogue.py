@@ -8,12 +8,11 @@ retrieval heads of the model are mostly its induction heads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from probe.analyses.heads.claims import INDUCTION
@@ -133,7 +132,7 @@ class HeadCatalogue(Result):
         if pair is None:
             return ()
         found = Estimate(pair["pearson"], pair["low"], pair["high"], n=int(pair["heads"]))
-        return (INDUCTION.finding(found, seed=self.manifest.seed, command=self.manifest.command),)
+        return (self.finding(INDUCTION, found),)
 
     def head_scores(self) -> dict[str, HeadScore]:
         """Return every score, with its interval where it was sampled."""
@@ -195,18 +194,13 @@ def catalogue(
     """
     known = {kind: each.mean(0) for kind, each in samples.items()} | dict(computed or {})
     scores = {kind: known[kind] for kind in SCORES if kind in known}
-    low, high = {}, {}
-    for kind, score in scores.items():
-        nothing = torch.full_like(score, torch.nan)
-        low[kind], high[kind] = (
-            bootstrap_mean(samples[kind], seed=manifest.seed) if kind in samples else (nothing, nothing)
-        )
+    bounds = {kind: bootstrap_mean(samples[kind], seed=manifest.seed) for kind in scores if kind in samples}
     return HeadCatalogue(
         manifest=manifest,
         scores=scores,
-        low=low,
-        high=high,
-        per_sample={kind: samples[kind] for kind in scores if kind in samples},
+        low={kind: low for kind, (low, _) in bounds.items()},
+        high={kind: high for kind, (_, high) in bounds.items()},
+        per_sample={kind: samples[kind] for kind in bounds},
         correlations=correlation_table(scores),
         notes=tuple(notes),
         n_kv_heads=n_kv_heads,
@@ -216,11 +210,8 @@ def catalogue(
 def correlation_table(scores: Mapping[str, Tensor]) -> pd.DataFrame:
     """Return one row per pair of maps [layers, heads]: a, b, pearson, low, high, spearman, heads."""
     columns = ["a", "b", "pearson", "low", "high", "spearman", "heads"]
-    rows = []
-    for a, b in combinations(scores, 2):
-        found = correlate(scores[a], scores[b])
-        rows.append([a, b, found.pearson, found.low, found.high, found.spearman, found.heads])
-    return pd.DataFrame(rows, columns=columns)
+    pairs = [{"a": a, "b": b} | asdict(correlate(scores[a], scores[b])) for a, b in combinations(scores, 2)]
+    return pd.DataFrame(pairs, columns=columns)
 
 
 def _reading(pearson: float) -> str:

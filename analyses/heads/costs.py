@@ -8,7 +8,6 @@ the right minute.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -18,10 +17,8 @@ from probe.analyses.heads.validation_samples import FACT_TOKENS, Check, held_out
 from probe.analyses.texts.closed_book import FACTS
 from probe.frame.analysis import Cost
 from probe.frame.speed import Speed, operations, plain_seconds
+from probe.models import Model
 from probe.saving.manifest import peak_memory
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 QUESTION = 90
 """Tokens that the template, the question and the instruction add to the prose, roughly."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from transformers import DynamicCache
 
 from probe.analyses.heads.needle_prompts import Style, encode, open_window
 from probe.analyses.heads.needle_runs import Questions, Reader, stopper
@@ -21,12 +23,8 @@ from probe.analyses.texts.closed_book import FACTS
 from probe.analyses.texts.haystacks import Haystack, language_reference
 from probe.errors import UsageError
 from probe.frame.analysis import Measured, Prompt
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-    from probe.models import Model
-    from probe.tokens import Tokens
+from probe.models import Model
+from probe.tokens import Tokens
 
 NEEDLES, CLOSED_BOOK, PROSE = "needles", "closed book", "prose"
 FACT_TOKENS = 16
@@ -86,8 +84,8 @@ class Check:
         )
 
     def _needle(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
-        prompt = reader.prompt(model, index)
-        cache = reader.cache(model, prompt) if self.phase == "decode" else None
+        prompt, group = reader.read(model, index)
+        cache = group.cache(model, prompt) if self.phase == "decode" else None
         answers = self._answers(model, name, prompt.tokens, cache, self.questions.max_new_tokens)
         texts = _decoded(model, answers)
         hits = [float(found(text, prompt.needle.answer)) for text in texts]

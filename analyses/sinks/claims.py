@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from probe.frame.findings import FAILS, HOLDS, UNCLEAR, Claim, Estimate, Rule, above_control, below
+from probe.frame.findings import Claim, Rule, above_control, below
 
 HARMLESS = 0.1
 """A rise of the loss below this many nats per token counts as no harm; zeroing the dimension costs several nats."""
 
 
-def below_half_of_control() -> Rule:
-    """Return the rule that an estimate lies below half of its control."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.high < control.low / 2 else FAILS if found.low >= control.high / 2 else UNCLEAR
-
-    words = "holds if the interval lies wholly below half of the control's, does not if it lies wholly at or above it"
-    return Rule(words, verdict)
-
-
+BELOW_HALF_OF_CONTROL = Rule(
+    "holds if the interval lies wholly below half of the control's, does not if it lies wholly at or above it",
+    holds=lambda found, control: found.high < control.low / 2,
+    fails=lambda found, control: found.low >= control.high / 2,
+    compares=True,
+)
 FIRST_TOKEN = Claim(
     name="first-token",
     text="The first token is a sink of more heads than a later token is",
@@ -57,6 +51,6 @@ CAUSE = Claim(
     source="Sun et al. 2024, section 4",
     quantity="attention to the first token in later layers, with the dimension at zero",
     control="with a neighbouring dimension at zero",
-    rule=below_half_of_control(),
+    rule=BELOW_HALF_OF_CONTROL,
 )
 CLAIMS = (FIRST_TOKEN, SMALL_VALUE, ZERO, MEAN, CAUSE)

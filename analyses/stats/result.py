@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probe.analyses.measures.head_tables import head_table
 from probe.analyses.stats import averages, tidy
 from probe.frame.scores import HeadScore
 from probe.frame.tables import Column, Table, decimal, written
@@ -144,23 +145,13 @@ class TextStatistics(Result):
 
     def _ranked(self, name: str) -> pd.DataFrame:
         """Return the rows of one statistic, the highest mean first."""
-        layers, heads = self.means.shape[2:]
         pieces = [
-            pd.DataFrame(
-                {
-                    "layer": [layer for layer in self.layers for _ in range(heads)],
-                    "head": list(range(heads)) * layers,
-                    "part": part,
-                    "statistic": name,
-                    "mean": found.mean.flatten().tolist(),
-                    "low": found.low.flatten().tolist(),
-                    "high": found.high.flatten().tolist(),
-                    "n": found.texts,
-                }
-            )
+            head_table({"mean": found.mean, "low": found.low, "high": found.high}).assign(part=part, n=found.texts)
             for part, found in self.by_head[name].items()
         ]
-        return pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
+        table = pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
+        table = table.assign(statistic=name, layer=table["layer"].map(dict(enumerate(self.layers))))
+        return table[["layer", "head", "part", "statistic", "mean", "low", "high", "n"]]
 
     def _table(self, name: str) -> Table:
         unit, sign = self.statistics[name]["unit"], self.statistics[name]["sign"]

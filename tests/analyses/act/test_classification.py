@@ -114,13 +114,13 @@ def test_a_task_is_read_from_json_lines(tmp_path):
 @pytest.mark.parametrize(
     "rows, said",
     [
-        ([row(), "{"], "task.jsonl, line 3: expected"),
+        ([row(), "{"], "task.jsonl, line 3: not valid JSON"),
         ([row(answer=" six")], "line 1: expected"),
         ([{"prompt": "a"}], "KeyError: 'labels'"),
-        (["[1, 2]"], "line 1: expected"),
+        (["[1, 2]"], "line 1: expected a JSON object"),
         ([row()], "expected a split \"calibration\" and at least one other, got ['test']"),
         ([row(split="calibration")], "got ['calibration']"),
-        ([], "got none"),
+        ([], "the file is empty"),
         ([row(split="calibration"), row(labels=[" four", " six"])], "the same labels in every line"),
         ([row(split="calibration", labels=[" four"]), row(labels=[" four"])], "at least two labels, got [' four']"),
     ],

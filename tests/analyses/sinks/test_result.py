@@ -155,7 +155,7 @@ def test_the_scores_agree_with_those_of_probe_heads(llama: Model):
     with llama.recording(("mass",), sets={"first": [0]}) as recording:
         llama.prefill(tokens.ids)
     expected = sink_scores.sink_score(recording.stats().mass[..., 0])[0]
-    torch.testing.assert_close(observer.first_mass(), expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(torch.stack(observer.first_mass), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_window_lowers_what_even_attention_gives(found: Sinks):
