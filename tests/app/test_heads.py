@@ -31,6 +31,7 @@ def loaded_once(llama, monkeypatch):
         return llama if name == "llama" and not any(options.values()) else load(name, **options)
 
     monkeypatch.setattr(probe, "load", once, raising=False)
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])  # a browser would draw them
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ from probe.app import cli
 def loaded_once(llama, monkeypatch):
     """The session's model stands in for a second load of the same one."""
     monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])  # a browser would draw them
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,6 @@ def refused(arguments, capsys) -> str:
 
 
 def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
-    monkeypatch.setattr("probe.saving.results.save_pictures", lambda figures, to: list(figures))
     assert cli.run([*typed(folder), "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)  # nothing else on stdout
