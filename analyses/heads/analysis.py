@@ -66,7 +66,7 @@ class HeadAnalysis(Analysis[Settings, Heads]):
     def held_out(self) -> Questions:
         """Return the needle questions of a validation."""
         asked = self.settings
-        return held_out(haystack=self.haystack, seed=asked.seed + 1, style=asked.prompt_style)  # type: ignore[arg-type]
+        return held_out(self.haystack, seed=asked.seed + 1, style=asked.prompt_style)
 
     def prepare(self, model: Model) -> None:
         settings, facts = self.settings, Facts.of(model)
@@ -110,9 +110,9 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         return asked + len(self._score_units()) + len(samples)
 
     def estimate(self, model: Model, speed: Speed) -> Cost:
-        conditions = len(self._check(Facts.of(model)).conditions.all) if self.settings.validate else 0
         questions = self.questions if self.settings.retrieves else None
-        return cost(model, speed, questions=questions, kinds=self.settings.other_kinds, conditions=conditions)
+        check = self._check(Facts.of(model)) if self.settings.validate else None
+        return cost(model, speed, questions=questions, kinds=self.settings.other_kinds, check=check)
 
     def plan(self, facts: Facts, records: Records) -> list[Unit]:
         asked = self._needle_units(facts, records)

@@ -21,7 +21,7 @@ from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean
 from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore, label
-from probe.frame.tables import Column, Table, decimal, percent
+from probe.frame.tables import Table, columns, decimal, percent
 from probe.heads import Head
 from probe.saving.manifest import Manifest
 from probe.saving.results import Result
@@ -93,24 +93,23 @@ class HeadCatalogue(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per head, best first: layer, head, kv_group, each score, and _low and _high if sampled."""
-        columns: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for kind, score in self.scores.items():
-            columns[kind] = score
+            found[kind] = score
             if kind in self.per_sample:
-                columns |= {f"{kind}_low": self.low[kind], f"{kind}_high": self.high[kind]}
-        return head_table(columns, n_kv_heads=self.n_kv_heads)
+                found |= {f"{kind}_low": self.low[kind], f"{kind}_high": self.high[kind]}
+        return head_table(found, n_kv_heads=self.n_kv_heads)
 
     def tables(self) -> dict[str, Table]:
         """Return the table of heads."""
         rows = self.to_df()
         rows.insert(0, "name", [str(Head(*place)) for place in zip(rows["layer"], rows["head"], strict=True)])
-        columns = [Column(name="name", header="head"), Column(name="kv_group", header="KV")]
-        for kind in self.scores:
-            low, high = ("retrieval_low", "retrieval_high") if kind == "retrieval" else (None, None)
-            columns.append(Column(name=kind, header=label(kind), write=decimal, low=low, high=high))
+        interval = {"retrieval": ("retrieval_low", "retrieval_high")}
+        scores = {kind: (label(kind), decimal, *interval.get(kind, ())) for kind in self.scores}
         said = "; ".join(f"{label(kind)}: {SCORES[kind][2]}" for kind in self.scores)
         meaning = f"head: layer and index, both from 0; KV: the key-value head that it reads; {said}"
-        return {"heads": Table(rows=rows, columns=tuple(columns), meaning=meaning, top=20)}
+        shown = columns(name="head", kv_group="KV", **scores)
+        return {"heads": Table(rows=rows, columns=shown, meaning=meaning, top=20)}
 
     def summary(self) -> tuple[str, ...]:
         """Return in sentences how retrieval and induction correlate, the mean sink score, and the notes."""

@@ -1,7 +1,7 @@
 """Two score maps against each other, head by head: of two runs, two checkpoints of one architecture, or two scores.
 
-Wu et al. (2024, section 3.3) call retrieval heads intrinsic because the maps of one model family correlate (Pearson's r
-of 0.89 to 0.96 for base and chat models, or dense and mixture models) and those of different families do not (about 0).
+Wu et al. (2024) call retrieval heads intrinsic because the maps of one model family correlate (Pearson's r of 0.89 to
+0.96 in their released scores, for base and chat or dense and mixture models) and those of other families do not (0).
 The layers and heads of both models must match one to one.
 """
 

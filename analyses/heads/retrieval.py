@@ -1,4 +1,4 @@
-"""Retrieval heads: the heads that copy an answer out of a long context (Wu et al. 2024, sections 2 and 3).
+"""Retrieval heads: the heads that copy an answer out of a long context (Wu et al. 2024).
 
 A head's score on one needle is the share of the answer that it copied (`heads.retrieval_scores` has the formula), its
 score the mean over the needles that the model retrieved, which is a unigram recall of the answer above 0.5. Heads at

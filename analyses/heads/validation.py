@@ -12,7 +12,7 @@ Accuracies carry Wilson intervals, losses and differences bootstrap intervals ov
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -27,7 +27,7 @@ from probe.analyses.measures.intervals import bootstrap_mean, wilson
 from probe.errors import UsageError
 from probe.frame.analysis import Facts
 from probe.frame.findings import Estimate, Finding
-from probe.frame.tables import Column, Table, decimal
+from probe.frame.tables import Table, columns, decimal
 from probe.heads import Head
 from probe.saving.manifest import Manifest
 from probe.saving.results import Result
@@ -97,17 +97,11 @@ class Validation(Result):
     def tables(self) -> dict[str, Table]:
         """Return a table of each task: one row for each number of heads and fill, one column for each group."""
         where = "while answering" if self.phase == "decode" else "while reading and answering"
-        columns = (
-            Column(name="k", header="heads", write=lambda k: f"{k:.0f}" if k else "none"),
-            Column(name="fill", header="fill"),
-            *(
-                Column(name=group, header=group, write=_decimal_or_blank, low=f"{group} low", high=f"{group} high")
-                for group in GROUPS
-            ),
-        )
+        groups = {group: (group, _decimal_or_blank, f"{group} low", f"{group} high") for group in GROUPS}
+        shown = columns(k=("heads", lambda k: f"{k:.0f}" if k else "none"), fill="fill", **groups)
         return {
             task: Table(
-                rows=pd.DataFrame(list(self._rows(task))), columns=columns, meaning=f"{VALUES[task]}. {COLUMNS}",
+                rows=pd.DataFrame(list(self._rows(task))), columns=shown, meaning=f"{VALUES[task]}. {COLUMNS}",
                 title=title.format(where="everywhere" if task == PROSE else where),
             )
             for task, title in TITLES.items()
@@ -193,9 +187,7 @@ def _details(records: Iterable[Mapping[str, Any]], conditions: Conditions) -> It
             yield {
                 "task": sample["task"],
                 "sample": sample["sample"],
-                "group": condition.group,
-                "k": condition.k,
-                "fill": condition.fill,
+                **asdict(condition),
                 "value": value,
                 "answer": sample["answer"],
                 "generated": generated,
@@ -215,9 +207,7 @@ def _summary(task: str, condition: Condition, details: pd.DataFrame, *, seed: in
         low, high = wilson(int(values.sum()), len(values))
     return {
         "task": task,
-        "group": condition.group,
-        "k": condition.k,
-        "fill": condition.fill,
+        **asdict(condition),
         "value": float(values.mean()),
         "low": low,
         "high": high,

@@ -13,14 +13,14 @@ from typing import Any
 
 from transformers import DynamicCache
 
-from probe.analyses.heads.needle_prompts import Style, encode, open_window
+from probe.analyses.heads.needle_prompts import encode, open_window
 from probe.analyses.heads.needle_runs import Questions, Reader, stopper
-from probe.analyses.heads.needles import FAMILIES, HELD_OUT
+from probe.analyses.heads.needles import HELD_OUT
 from probe.analyses.heads.pruned_runs import Phase, decode_pruned, prose_losses
 from probe.analyses.heads.pruning_conditions import Conditions
 from probe.analyses.heads.retrieval_scores import found
 from probe.analyses.texts.closed_book import FACTS
-from probe.analyses.texts.haystacks import Haystack, language_reference
+from probe.analyses.texts.haystacks import Haystack
 from probe.errors import UsageError
 from probe.frame.analysis import Measured, Prompt
 from probe.models import Model
@@ -31,23 +31,10 @@ FACT_TOKENS = 16
 """The longest closed-book answer, in tokens."""
 
 
-def held_out(
-    *,
-    haystack: Haystack | None = None,
-    lengths: Sequence[int] = (300, 600),
-    depths: Sequence[float] = (10, 30, 50, 70, 90),
-    families: Sequence[str] = tuple(FAMILIES),
-    samples: int = 1,
-    seed: int = 1,
-    style: Style = "chat",
-    max_new_tokens: int = 24,
-) -> Questions:
+def held_out(haystack: Haystack, **changes: Any) -> Questions:
     """Return needle questions about cities, activities and numbers that no head was scored on."""
-    return Questions(
-        haystack=language_reference() if haystack is None else haystack, lengths=tuple(lengths), depths=tuple(depths),
-        families=tuple(families), samples=samples, seed=seed, style=style, max_new_tokens=max_new_tokens,
-        pool=HELD_OUT,
-    )  # fmt: skip
+    asked = {"lengths": (300, 600), "depths": (10, 30, 50, 70, 90), "seed": 1, "pool": HELD_OUT}
+    return Questions(haystack=haystack, **asked | changes)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Does a circuit work again if its heads are made to look at the right tokens? Their rows of attention are set by hand.
 
-Merullo et al. 2024, section 5, repair a circuit in this way: at the last token, the rows of the inhibition and mover
+Merullo et al. 2024 repair a circuit in this way: at the last token, the rows of the inhibition and mover
 heads are set. The row of query i becomes p_ij = w_j on the given keys and 0 elsewhere, whatever the scores are.
 """
 

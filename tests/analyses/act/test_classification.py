@@ -149,7 +149,7 @@ def test_scores_are_those_of_the_plain_model_one_prompt_at_a_time():
     with torch.no_grad():
         for example, scores in zip(examples, scorer.scores(), strict=True):
             logits = model.hf(torch.tensor([model.tokenizer(example.prompt).input_ids])).logits[0, -1]
-            torch.testing.assert_close(scores, logits[[5, 6]].double().log_softmax(-1), rtol=0, atol=1e-6)
+            torch.testing.assert_close(scores, logits[[5, 6]].double().log_softmax(-1), rtol=0, atol=1e-5)
     assert scorer.answers.tolist() == [each.answer for each in examples]
     assert [places for places, _ in scorer.batches()] == [[0, 2], [3], [1, 4]]
 

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from probe.analyses.heads.costs import QUESTION, cost, stretches
 from probe.analyses.heads.needle_runs import Questions
+from probe.analyses.heads.pruning_conditions import Conditions
+from probe.analyses.heads.validation_samples import Check, held_out
 from probe.analyses.texts.haystacks import language_reference
 from probe.frame.speed import Speed
 
@@ -25,6 +27,12 @@ def test_every_part_that_is_asked_for_costs_something(llama):
     assert bare.parts == () and bare.seconds == bare.plain == 0 and bare.passes is None
     for kind in ("induction", "copying", "sink"):
         assert cost(llama, SPEED, questions=None, kinds=(kind,)).seconds > 0
-    few, many = (cost(llama, SPEED, questions=None, kinds=(), conditions=count) for count in (7, 25))
+    heads = tuple(sorted(llama.heads()))
+    few, many = (
+        cost(llama, SPEED, questions=None, kinds=(), check=Check(
+            questions=held_out(language_reference()), conditions=Conditions(heads, ks, fills), phase="decode"
+        ))
+        for ks, fills in (((5, 10), ("zero",)), ((5, 10, 20, 30), ("zero", "uniform")))
+    )  # fmt: skip
     assert many.seconds > 1.5 * few.seconds > 0 and many.plain == few.plain > 0
     assert many.memory > bare.memory + 15 * 2 * 30 * 3 * 64 * 384 * 4  # a cache for each row

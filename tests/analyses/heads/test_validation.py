@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 import torch
 
+from probe.analyses.heads import validation_samples
 from probe.analyses.heads.needle_runs import Reader
 from probe.analyses.heads.pruning_conditions import Condition, Conditions
 from probe.analyses.heads.validation import Validation, _details, _summary, ranking, validation
 from probe.analyses.heads.validation_samples import Check, held_out
 from probe.analyses.texts.closed_book import FACTS, Fact
+from probe.analyses.texts.haystacks import language_reference
 from probe.errors import UsageError
 from probe.frame.analysis import Facts
 from probe.frame.tables import Table
@@ -23,11 +25,11 @@ TOP_TEN = [
     Head(18, 6), Head(18, 7), Head(17, 3), Head(17, 4), Head(23, 2), Head(20, 6), Head(21, 8), Head(23, 7), Head(22, 7),
     Head(24, 4),
 ]  # fmt: skip
-QUESTIONS = held_out(lengths=(300,), depths=(20, 50, 80))
+QUESTIONS = held_out(language_reference(), lengths=(300,), depths=(20, 50, 80))
 
 
 def check_of(ranked, **changes) -> Check:
-    """A validation of six held-out needles, twenty facts and three passages under seven prunings."""
+    """A validation of six held-out needles, ten facts and three passages under seven prunings."""
     conditions = Conditions(tuple(ranked), **{"ks": (5, 10), "fills": ("zero",), "seed": 1, **changes})
     return Check(questions=QUESTIONS, conditions=conditions, phase="decode", passages=3, passage_tokens=96)
 
@@ -35,7 +37,9 @@ def check_of(ranked, **changes) -> Check:
 @pytest.fixture(scope="module")
 def checked(llama):
     check, reader = check_of(ranking(TOP_TEN, Facts.of(llama))), Reader(QUESTIONS)
-    records = [check.measure(llama, reader, name).data for name in check.samples()]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_samples, "FACTS", FACTS[:10])
+        records = [check.measure(llama, reader, name).data for name in check.samples()]
     return validation(records, check.conditions, "decode", MANIFEST)
 
 
@@ -69,7 +73,7 @@ def test_without_them_it_goes_on_answering_from_its_weights(checked):
 def test_details_say_what_was_pruned_and_written(checked):
     found = checked
     details = found.details
-    assert len(details) == (6 + 20 + 3) * 7
+    assert len(details) == (6 + 10 + 3) * 7
     top = details[(details["group"] == "top") & (details["k"] == 10)]
     assert set(top["heads"]) == {" ".join(map(str, TOP_TEN))}
     random = details[(details["group"] == "random") & (details["k"] == 10) & (details["task"] == "needles")]
