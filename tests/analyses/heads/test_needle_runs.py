@@ -82,7 +82,7 @@ def test_a_shared_beginning_gives_what_a_prompt_alone_gives(llama):
 
 
 def test_copies_equal_those_of_one_teacher_forced_pass(llama):
-    group = questions(depths=(50,), families=("activities",)).group(llama, 200, 0)
+    group = questions(lengths=(120,), depths=(50,), families=("activities",)).group(llama, 120, 0)
     prompt = group.prompts[0]
     measured = put(llama, prompt, group.cache(llama, prompt), max_new_tokens=20)
     sample = measured.data
