@@ -6,21 +6,18 @@ al. 2024, released code: the argmax over the last token of each label).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from probe.analyses.act import sentiment_texts
 from probe.analyses.measures.intervals import bootstrap_mean
+from probe.analyses.texts.files import json_lines
 from probe.errors import UsageError
-
-if TYPE_CHECKING:
-    from probe.models import Model
+from probe.models import Model
 
 # the words of the paper's prompt for SST-2 (its released code), without the blank at the end, which is the label's
 PROMPT = (
@@ -57,17 +54,14 @@ def sentiment() -> list[Example]:
 def read(path: Path) -> list[Example]:
     """Read examples from JSON lines of "prompt", "labels", "answer" (a label) and "split". Raises UsageError."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for place, row in json_lines(path):
         try:
-            row = json.loads(line)
             labels = tuple(map(str, row["labels"]))
             found.append(Example(str(row["prompt"]), labels, labels.index(row["answer"]), str(row["split"])))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f'{path}, line {number}: expected {{"prompt": ..., "labels": [...], "answer": a label, "split": '
-                f'"calibration" or a name}} ({type(error).__name__}: {error})'
+                f'{place}: expected {{"prompt": ..., "labels": [...], "answer": a label, "split": "calibration" or a '
+                f"name}} ({type(error).__name__}: {error})"
             ) from None
     check(found, str(path))
     return found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.errors import ProbeError
+from probe.analyses.texts.files import read_text
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,6 @@ with the green parrot that he wanted. I am keeping it safe between the pages of 
 TEXTS = (Prose("memo", MEMO), Prose("story", STORY), Prose("essay", ESSAY), Prose("letter", LETTER))
 
 
-def from_files(paths: Sequence[str | Path]) -> tuple[Prose, ...]:
-    """Return a text for each UTF-8 file, named after the file. Raises ProbeError for a file without text."""
-    texts = []
-    for path in map(Path, paths):
-        try:
-            text = path.read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ProbeError(f"cannot read the text file {path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise ProbeError(f"the text file {path} is not UTF-8 text (byte {error.start})") from error
-        if not text:
-            raise ProbeError(f"the text file {path} is empty")
-        texts.append(Prose(path.name, text))
-    return tuple(texts)
+def from_files(paths: Sequence[Path]) -> tuple[Prose, ...]:
+    """Return a text for each file, named after the file; raise UsageError for one that holds no UTF-8 text."""
+    return tuple(Prose(path.name, read_text(path).strip()) for path in paths)

@@ -32,56 +32,54 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a claim holds, in words and as a function of the estimate and its control (None without one)."""
+    """When a claim holds and when it does not, in words and as functions of the estimate and its control.
+
+    A claim cannot be told where a bound of the estimate is not known, or of the control if the rule `compares` them.
+    """
 
     words: str
-    verdict: Callable[[Estimate, Estimate | None], str]
+    holds: Callable[[Estimate, Estimate], bool]
+    fails: Callable[[Estimate, Estimate], bool]
+    compares: bool = False
+
+    def verdict(self, found: Estimate, control: Estimate | None) -> str:
+        """Return "holds", "does not hold" or "cannot tell"."""
+        control = control or Estimate(nan)
+        if not found.known or (self.compares and not control.known):
+            return UNCLEAR
+        return HOLDS if self.holds(found, control) else FAILS if self.fails(found, control) else UNCLEAR
 
 
 def above(bound: float) -> Rule:
     """Return the rule that an estimate lies above a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.low > bound else FAILS if found.high <= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies above {bound:g}, does not if it lies at or below", verdict)
+    words = f"holds if the whole interval lies above {bound:g}, does not if it lies at or below"
+    return Rule(words, lambda found, _: found.low > bound, lambda found, _: found.high <= bound)
 
 
 def below(bound: float) -> Rule:
     """Return the rule that an estimate lies below a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.high < bound else FAILS if found.low >= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies below {bound:g}, does not if it lies at or above", verdict)
+    words = f"holds if the whole interval lies below {bound:g}, does not if it lies at or above"
+    return Rule(words, lambda found, _: found.high < bound, lambda found, _: found.low >= bound)
 
 
 def above_control() -> Rule:
     """Return the rule that an estimate lies above its control."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.low > control.high else FAILS if found.high <= control.value else UNCLEAR
-
-    words = "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value"
-    return Rule(words, verdict)
+    return Rule(
+        "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value",
+        holds=lambda found, control: found.low > control.high,
+        fails=lambda found, control: found.high <= control.value,
+        compares=True,
+    )
 
 
 def below_control() -> Rule:
     """Return the rule that an estimate lies below its control."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.high < control.low else FAILS if found.low >= control.value else UNCLEAR
-
-    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
-    return Rule(words, verdict)
+    return Rule(
+        "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value",
+        holds=lambda found, control: found.high < control.low,
+        fails=lambda found, control: found.low >= control.value,
+        compares=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from probe import Head
 from probe.analyses.heads.analysis import HeadAnalysis
 from probe.analyses.heads.settings import Settings
 from probe.errors import ProbeError, UsageError
-from tests.analyses.heads.examples import FACTS, needle
+from tests.analyses.heads.examples import FACTS, needle, results
 
 LARGE = replace(FACTS, n_layers=8, n_heads=10, n_kv_heads=5)
 HEADS = [Head(layer, head) for layer in range(8) for head in range(10)]
@@ -87,3 +87,13 @@ def test_a_model_with_too_few_heads_cannot_be_validated():
     few = replace(FACTS, n_layers=1)
     with pytest.raises(UsageError, match="--validate needs 10 heads, half of them as a control; got 8"):
         analysis(validate=True).expected(few)
+
+
+def test_a_saved_comparison_holds_while_the_other_run_has_the_scores_that_it_shows():
+    made, found = analysis(), results()[0]
+    alone = replace(found, comparison=None)
+    assert made.is_current(alone) and not made.is_current(found)
+    made._other = found.catalogue
+    assert made.is_current(found) and not made.is_current(alone)
+    made._other = replace(found.catalogue, scores={"retrieval": found.catalogue.scores["retrieval"] + 0.1})
+    assert not made.is_current(found)
