@@ -210,7 +210,10 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         if not ks:
             raise UsageError(f"--validate needs {2 * min(KS)} heads, half of them as a control; got {len(ranked)}")
         conditions = Conditions(ranked, ks, self.settings.fills, seed=self.settings.seed + 1)  # type: ignore[arg-type]
-        return Check(questions=self.held_out, conditions=conditions, phase=self.settings.phase)  # type: ignore[arg-type]
+        return Check(
+            questions=self.held_out, conditions=conditions, most=self.settings.held_out,
+            phase=self.settings.phase,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def _read(self, questions: Questions) -> Reader:
         """Return the reader of these questions; one at a time keeps its key-value cache."""

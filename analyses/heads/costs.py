@@ -46,7 +46,8 @@ def cost(
     if check is not None:
         conditions = len(check.conditions.all)
         rows = min(conditions, check.batch_size)
-        asked = _needle_prompts(check.questions) + [(QUESTION // 2, FACT_TOKENS // 2)] * len(FACTS)
+        facts = [(QUESTION // 2, FACT_TOKENS // 2)] * len(FACTS)
+        asked = _needle_prompts(check.questions)[: check.most] + facts[: check.most]
         passages = [(check.passage_tokens, 0)] * check.passages
         prompts += asked + passages
         reading = plain_seconds(model, speed, [(tokens, 0) for tokens, _ in asked + passages * conditions])

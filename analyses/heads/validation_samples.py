@@ -41,12 +41,14 @@ def held_out(haystack: Haystack, **changes: Any) -> Questions:
 class Check:
     """A validation: its samples, how the heads are pruned, and how many conditions run in one batch.
 
+    most: the largest number of needles, and of closed-book questions; fewer than there are lie evenly among them.
     passages, passage_tokens: of the prose. Each row of a batch has a copy of the prompt's key-value cache.
     """
 
     questions: Questions
     conditions: Conditions
     phase: Phase
+    most: int = 20
     passages: int = 6
     passage_tokens: int = 128
     batch_size: int = 16
@@ -60,8 +62,13 @@ class Check:
 
     def samples(self) -> list[str]:
         """Return the names of all samples in order: needles, closed-book questions, passages."""
-        counts = {"needle": len(self.questions), "fact": len(FACTS), "passage": self.passages}
-        return [f"{task} {index}" for task, count in counts.items() for index in range(count)]
+        counts = {"needle": len(self.questions), "fact": len(FACTS)}
+        asked = [
+            f"{task} {index * count // min(count, self.most)}"
+            for task, count in counts.items()
+            for index in range(min(count, self.most))
+        ]
+        return [*asked, *(f"passage {index}" for index in range(self.passages))]
 
     def measure(self, model: Model, reader: Reader, name: str) -> Measured:
         """Return what one sample gives under every condition; `reader` reads this check's questions."""

@@ -44,10 +44,13 @@ def test_a_validation_knows_its_heads_once_the_needles_are_there():
     assert names(found, {}, LARGE) == [f"needle {index}" for index in range(6)]
     units = found.plan(LARGE, asked(6))[6:]
     assert len(units) == 20 + 20 + 6 and found.expected(LARGE) == 6 + len(units)
-    assert units[0].name == "validation zero+uniform decode, needle 0"
+    assert units[0].name == "validation zero decode, needle 0"
     assert units[0].arguments["best"][:3] == [[0, 0], [0, 1], [0, 2]] and len(units[0].arguments["best"]) == 30
     other = analysis(kinds=("retrieval",), validate=True, fills=("zero",), phase="all").plan(LARGE, asked(6))[6:]
     assert not {unit.name for unit in units} & {unit.name for unit in other}  # another validation only adds units
+    fewer = [unit.name for unit in analysis(kinds=("retrieval",), validate=True, held_out=4).plan(LARGE, asked(6))[6:]]
+    assert fewer[:4] == [f"validation zero decode, needle {index}" for index in (0, 5, 10, 15)]  # of both lengths
+    assert len(fewer) == 4 + 4 + 6 and set(fewer) < {unit.name for unit in units}
 
 
 def test_heads_of_ones_own_are_validated_without_needles():
