@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from probe.analyses.act import sentiment_texts
 from probe.analyses.measures.intervals import bootstrap_mean
 from probe.analyses.texts.files import json_lines
 from probe.errors import UsageError
@@ -37,17 +36,14 @@ class Example:
 
 
 def sentiment() -> list[Example]:
-    """Return the built-in two-way sentiment task: 24 reviews to calibrate on, 36 to test on, 40 hard ones."""
-    texts = {
-        "calibration": sentiment_texts.CALIBRATION,
-        "test": sentiment_texts.TEST,
-        "hard": sentiment_texts.HARD,
-    }
-    labels = ("negative", "positive")
+    """Return the built-in two-way sentiment task: 24 short reviews to calibrate on, 36 to test on, 40 hard ones.
+
+    They were written for this project. The hard ones are mixed, or ironic, or say with negations what they mean.
+    """
+    labels = (" negative", " positive")
     return [
-        Example(PROMPT.format(text=text), tuple(f" {each}" for each in labels), labels.index(own), split)
-        for split, pairs in texts.items()
-        for text, own in pairs
+        Example(PROMPT.format(text=row["text"]), labels, labels.index(f" {row['label']}"), row["split"])
+        for _, row in json_lines(Path(__file__).with_name("reviews.jsonl"))
     ]
 
 

@@ -124,15 +124,15 @@ def test_a_finished_run_is_read_not_repeated(short_run, short_folder, llama):
 
 
 def test_an_interrupted_run_continues_to_the_same_numbers(short_run, short_folder, llama, tmp_path):
-    """Five of six needles and the patterns are kept, and the sixth needle was cut off while it was written."""
+    """Five of six needles are kept, and the sixth was cut off while it was written."""
     folder = tmp_path / "run"
     folder.mkdir()
     (folder / "config.json").write_bytes((short_folder / "config.json").read_bytes())
     lines = (short_folder / "units.jsonl").read_bytes().splitlines(keepends=True)
-    (folder / "units.jsonl").write_bytes(b"".join([*lines[:5], lines[6]]) + lines[5][:-40])
+    (folder / "units.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:-40])
     calls = []
     found = heads.run(llama, **SHORT, out=folder, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(7, 7)] and found.differences(short_run) == []
+    assert calls == [(6, 7), (7, 7)] and found.differences(short_run) == []
     assert found.retrieval is not None
     assert found.retrieval.manifest.fingerprint() == short_run.retrieval.manifest.fingerprint()
 
@@ -168,7 +168,7 @@ def test_only_per_step_counts_an_answer_said_twice_twice(measured, samples, llam
 def test_own_needles_are_asked(llama):
     own = Needle("The password of the old gate is marble lantern.", "What is the password of the old gate?",
                  "marble lantern", "custom")  # fmt: skip
-    found = heads.run(llama, kinds=("retrieval",), lengths=(100,), depths=(50,), own_needles=[own]).retrieval
+    found = heads.run(llama, kinds=("retrieval",), lengths=(200,), depths=(50,), own_needles=[own]).retrieval
     assert found.samples["answer"].tolist() == ["marble lantern"]
     assert found.score[18, 6] == 1.0
     assert found.low.isnan().all()  # one needle has no interval
