@@ -7,26 +7,21 @@ from probe.frame.settings import Settings as Base, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Base):
-    """How sharp is the attention of each head?
-
-    The mean weight of the largest key, over a few prompts of random tokens."""
+    """How sharp is the attention of each head?"""
     presets = {"quick": {"prompts": 2}}
-    prompts: int = setting(3, "How many prompts to read", least=1)
+    prompts: int = setting(3, "Prompts to read", least=1)
     pause: float = setting(0.0, "Seconds to wait before each prompt", least=0)
 '''
 
 ANALYSIS = '''"""The toy: units, record, result."""
-from __future__ import annotations
-import time
 from dataclasses import dataclass
-import pandas as pd, torch
+import time, pandas as pd, plotly.graph_objects as go, torch
 from probe.frame.analysis import Analysis, Measured, Prompt, Unit
 from probe.frame.findings import Claim, Estimate, above
 from probe.frame.scores import HeadScore
 from probe.frame.tables import Column, Table, decimal
-from probe.saving.results import Result
-import plotly.graph_objects as go
 from probe.figures import Plot
+from probe.saving.results import Result
 
 SHARP = Claim(name="sharp", text="Heads look at one key", source="this test", quantity="mean weight", rule=above(0.5))
 
