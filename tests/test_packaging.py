@@ -50,9 +50,8 @@ def test_the_wheel_holds_every_source_file_once_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {"probe/py.typed"}
     for folder, inside in (("probe", "probe"), *((name, f"probe/{name}") for name in LINKS)):
-        for path in (ROOT / folder).rglob("*"):
-            if path.suffix not in (".py", ".cpp", ".h", ".html", ".txt", ".jsonl"):
-                continue
+        kinds = (".py", ".cpp", ".h", ".html", ".txt", ".jsonl")
+        for path in (p for p in (ROOT / folder).rglob("*") if p.suffix in kinds):
             relative = path.relative_to(ROOT / folder)
             if folder != "probe" or relative.parts[0] not in LINKS:
                 expected.add(f"{inside}/{relative.as_posix()}")

@@ -9,7 +9,6 @@ from dataclasses import astuple, replace
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from probe.analyses.act import classification
@@ -97,7 +96,7 @@ class ActAnalysis(Analysis[Settings, Calibration]):
             return [Unit("gradient")]
         runs = [
             (f"{condition} {draw} {split}", heads, split)
-            for condition, drawn in self._sets(_tensor(records["gradient"])).items()
+            for condition, drawn in self._sets(records["gradient"]).items()
             for draw, heads in enumerate(drawn)
             for split in self._scorers
         ]
@@ -115,21 +114,21 @@ class ActAnalysis(Analysis[Settings, Calibration]):
             scorer, heads = self._scorers[unit.arguments["split"]], [Head(*head) for head in unit.arguments["heads"]]
             with model.intervene(*([self._calibrating(heads)] if heads else [])):
                 scores = scorer.scores()
-        return Measured(scores.tolist(), [Prompt.of(tokens) for tokens in scorer.tokens])
+        return Measured(scores, [Prompt.of(tokens) for tokens in scorer.tokens])
 
     def reduce(self, model: Model, records: Records, manifest: Manifest) -> Calibration:
-        gradient = _tensor(records["gradient"])
+        gradient = records["gradient"]
         answers = {split: scorer.answers for split, scorer in self._scorers.items()}
         ranked = self._ranked(gradient)
         scores = {
-            (condition, draw, split): _tensor(records[f"{condition} {draw} {split}"])
+            (condition, draw, split): records[f"{condition} {draw} {split}"]
             for condition, drawn in self._sets(gradient).items()
             for draw in range(len(drawn))
             for split in answers
         }
         plain = losses(scores[NONE, 0, CALIBRATION], answers[CALIBRATION]).mean()
         effects = {
-            head: float(losses(_tensor(records[f"sweep {head}"]), answers[CALIBRATION]).mean() - plain)
+            head: float(losses(records[f"sweep {head}"], answers[CALIBRATION]).mean() - plain)
             for head in self._swept
         }
         bias, on_top = (fitted_bias(scores[each, 0, CALIBRATION], answers[CALIBRATION]) for each in (NONE, BEST))
@@ -185,10 +184,6 @@ class ActAnalysis(Analysis[Settings, Calibration]):
         return {
             NONE: [[]], BEST: [ranked[:k]], WORST: [ranked[-k:]], ALL: [self._candidates], RANDOM: self._random,
         }  # fmt: skip
-
-
-def _tensor(record: list[list[float]]) -> Tensor:
-    return torch.tensor(record, dtype=torch.float64)
 
 
 run = runner(ActAnalysis, Settings)

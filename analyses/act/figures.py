@@ -30,7 +30,7 @@ def condition_bars(found: Calibration) -> Plot:
                 y=rows["condition"],
                 mode="markers",
                 marker={"color": colour, "size": 10, "opacity": 0.8},
-                name=f"{split} ({int(rows['n'].iloc[0])})",
+                name=f"{split} ({int(rows['n'].max())})",
                 legendgroup=split,
                 showlegend=column == 1,
                 hovertemplate="%{y}: %{x:.3f}",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from probe.errors import UsageError
 from probe.frame.settings import Settings as Base
@@ -26,7 +25,7 @@ class Settings(Base):
     command prints accuracy, loss and AUC of each condition, and the claims of the paper with a verdict each.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {"draws": 2, "sweep": 12}, "report": {"sweep": 100}}
+    presets: ClassVar = {"quick": {"draws": 2, "sweep": 12}, "report": {"sweep": 100}}
 
     task: Path | None = setting(
         None,

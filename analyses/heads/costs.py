@@ -80,12 +80,8 @@ def _needle_prompts(questions: Questions) -> Prompts:
 
 
 def _score_prompts(kinds: Collection[str]) -> Prompts:
-    found: Prompts = []
-    if set(kinds) & set(patterns.PATTERNS):
-        found += [(2 * patterns.LENGTH, 0)] * patterns.SEQUENCES
-    if "sink" in kinds:
-        found += [(sink_scores.LENGTH, 0)] * sink_scores.SAMPLES
-    return found
+    repeated = [(2 * patterns.LENGTH, 0)] * patterns.SEQUENCES if set(kinds) & set(patterns.PATTERNS) else []
+    return repeated + ([(sink_scores.LENGTH, 0)] * sink_scores.SAMPLES if "sink" in kinds else [])
 
 
 def _scoring(model: Model, speed: Speed, kinds: Collection[str]) -> float:

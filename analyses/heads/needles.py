@@ -126,11 +126,11 @@ def read_needles(path: str | Path) -> tuple[Needle, ...]:
     """
     needles = []
     for place, fields in json_lines(path):
-        wanted = [fields.get(key) for key in ("needle", "question", "answer")]
-        if not all(isinstance(text, str) and text for text in wanted):
+        if not all(isinstance(fields.get(key), str) and fields[key] for key in ("needle", "question", "answer")):
             raise UsageError(f'{place}: expected strings "needle", "question" and "answer", got {short(fields)}')
         try:
-            needles.append(Needle(*wanted, family=str(fields.get("family", "custom"))))
+            family = str(fields.get("family", "custom"))
+            needles.append(Needle(fields["needle"], fields["question"], fields["answer"], family))
         except ProbeError as error:
             raise UsageError(f"{place}: {error}") from error
     return tuple(needles)

@@ -68,9 +68,7 @@ def head_map(found: RetrievalHeads) -> Plot:
 def score_curve(found: RetrievalHeads) -> Plot:
     """Draw the scores in falling order with their intervals, and the line at 0.1."""
     ranked = found.ranked()
-    score = np.array([float(found.score[head]) for head in ranked])
-    low = np.array([float(found.low[head]) for head in ranked])
-    high = np.array([float(found.high[head]) for head in ranked])
+    score, low, high = found.to_df()[["score", "low", "high"]].to_numpy().T
     rank = np.arange(1, len(ranked) + 1)
     text = [_described(found, head) for head in ranked]
     above = score >= 0.1

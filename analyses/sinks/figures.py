@@ -69,9 +69,9 @@ def profile(found: Sinks) -> Plot:
             row=row,
             col=1,
         )
-    mass = table["first_mass"]
-    strongest = int(mass.idxmax())
-    weakest = int(mass[min(3, len(mass) - 1) :].idxmin())  # the first layers have no sinks yet
+    mass = table["first_mass"].to_numpy()
+    begin = min(3, len(mass) - 1)  # the first layers have no sinks yet
+    strongest, weakest = int(mass.argmax()), begin + int(mass[begin:].argmin())
     band = " The band is the 95% bootstrap interval over texts." if len(found.texts) > 1 else ""
     figure.update_yaxes(rangemode="tozero")
     figure.update_yaxes(type="log", row=4, col=1, dtick=1, tickformat=",")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from probe.errors import UsageError
 from probe.frame.settings import Settings as Base
@@ -31,7 +30,7 @@ class Settings(Base):
     attention. It prints tables by layer, head, token and condition, and the claims of the papers with a verdict each.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"quick": {"max_tokens": 128, "randoms": 1}, "report": {}}
+    presets: ClassVar = {"quick": {"max_tokens": 128, "randoms": 1}, "report": {}}
 
     texts: tuple[Path, ...] = setting(
         (), "Text file to look for sinks in", spelling="--text", shown="four short texts that come with probe"

@@ -24,16 +24,6 @@ result has no findings; what a mean says of a head has to be tested by an analys
     result.to_df(), result.tidy(), result.head_scores()
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from probe.frame.lazy import lazy
-
-if TYPE_CHECKING:
-    from probe.analyses.stats.analysis import Stats as Stats
-    from probe.analyses.stats.analysis import run as run
-    from probe.analyses.stats.result import TextStatistics as TextStatistics
-    from probe.analyses.stats.settings import Settings as Settings
 
 __getattr__ = lazy(__name__, Settings="settings", Stats="analysis", TextStatistics="result", run="analysis")

@@ -151,7 +151,7 @@ class TextStatistics(Result):
         ]
         table = pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
         table = table.assign(statistic=name, layer=table["layer"].map(dict(enumerate(self.layers))))
-        return table[["layer", "head", "part", "statistic", "mean", "low", "high", "n"]]
+        return table.reindex(columns=["layer", "head", "part", "statistic", "mean", "low", "high", "n"])
 
     def _table(self, name: str) -> Table:
         unit, sign = self.statistics[name]["unit"], self.statistics[name]["sign"]

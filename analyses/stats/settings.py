@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +29,7 @@ class Settings(Base):
     for each layer, head, text, unit and statistic.
     """
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    presets: ClassVar = {
         "quick": {"max_tokens": 256, "max_texts": 8},
         "report": {"stat": ("entropy", "distance", "top", "mass"), "max_tokens": 1024, "max_texts": 100},
     }

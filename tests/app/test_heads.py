@@ -116,15 +116,6 @@ def test_only_json_on_stdout(printed, run, capsys):
     assert captured.err.startswith("llama -> ") and len(captured.err.splitlines()) == 4
 
 
-def test_comparing_a_run_with_itself_measures_nothing_again(printed, run, capsys, monkeypatch):
-    monkeypatch.setattr(probe.Model, "recording", None)
-    assert cli.run([*SMALL, "--out", str(run), "--quiet", "--compare", str(run)]) == 0
-    assert "share 20 of their top 20 heads" in capsys.readouterr().out
-    compared = Comparison.load(run / "comparison")
-    assert compared.pearson == pytest.approx(1) and len(compared.shared) == 20
-    assert (run / "comparison" / "figures" / "comparison.html").exists()
-
-
 def test_other_options_may_not_enter_the_folder(printed, run, capsys):
     status = cli.run([*SMALL, "--out", str(run), "--seed", "1"])
     captured = capsys.readouterr()
@@ -194,6 +185,15 @@ def test_mistakes_are_one_line(arguments, status, words, tmp_path, monkeypatch, 
 def test_comparing_with_nothing_is_one_line(tmp_path, capsys):
     status, line = mistake([*SMALL, "--compare", str(tmp_path)], capsys)
     assert status == 2 and "--compare: expected the folder of a finished run" in line
+
+
+def test_comparing_a_run_with_itself_measures_nothing_again(printed, run, capsys, monkeypatch):
+    monkeypatch.setattr(probe.Model, "recording", None)
+    assert cli.run([*SMALL, "--out", str(run), "--quiet", "--compare", str(run)]) == 0
+    assert "share 20 of their top 20 heads" in capsys.readouterr().out
+    compared = Comparison.load(run / "comparison")
+    assert compared.pearson == pytest.approx(1) and len(compared.shared) == 20
+    assert (run / "comparison" / "figures" / "comparison.html").exists()
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import pandas as pd
 import pytest
 import torch
 
 from probe.analyses.heads import validation_samples
-from probe.analyses.heads.needle_runs import Reader
+from probe.analyses.heads.needle_runs import Questions, Reader
 from probe.analyses.heads.pruning_conditions import Condition, Conditions
 from probe.analyses.heads.validation import Validation, _details, _summary, ranking, validation
 from probe.analyses.heads.validation_samples import Check, held_out
@@ -25,18 +26,22 @@ TOP_TEN = [
     Head(18, 6), Head(18, 7), Head(17, 3), Head(17, 4), Head(23, 2), Head(20, 6), Head(21, 8), Head(23, 7), Head(22, 7),
     Head(24, 4),
 ]  # fmt: skip
-QUESTIONS = held_out(language_reference(), lengths=(300,), depths=(20, 50, 80))
+
+
+@cache
+def questions() -> Questions:
+    return held_out(language_reference(), lengths=(300,), depths=(20, 50, 80))
 
 
 def check_of(ranked, **changes) -> Check:
     """A validation of six held-out needles, ten facts and three passages under seven prunings."""
     conditions = Conditions(tuple(ranked), **{"ks": (5, 10), "fills": ("zero",), "seed": 1, **changes})
-    return Check(questions=QUESTIONS, conditions=conditions, phase="decode", passages=3, passage_tokens=96)
+    return Check(questions=questions(), conditions=conditions, phase="decode", passages=3, passage_tokens=96)
 
 
 @pytest.fixture(scope="module")
 def checked(llama):
-    check, reader = check_of(ranking(TOP_TEN, Facts.of(llama))), Reader(QUESTIONS)
+    check, reader = check_of(ranking(TOP_TEN, Facts.of(llama))), Reader(questions())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validation_samples, "FACTS", FACTS[:10])
         records = [check.measure(llama, reader, name).data for name in check.samples()]
@@ -95,7 +100,7 @@ def test_a_sample_does_not_depend_on_those_before_it_and_the_result_survives_its
     assert Result.load(checked.save(tmp_path)) == checked
     check = check_of(ranking(TOP_TEN, Facts.of(llama)))
     for name in ("needle 5", "fact 3", "passage 2"):
-        measured = check.measure(llama, Reader(QUESTIONS), name)
+        measured = check.measure(llama, Reader(questions()), name)
         rows = checked.details[checked.details["sample"] == name]
         assert measured.data["values"] == rows["value"].tolist()
         assert measured.data["generated"] == rows["generated"].tolist()
