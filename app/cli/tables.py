@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Return A console on stdout that breaks no line where stdout is a file or a pipe."""
+    """Return a console on stdout that breaks no line where stdout is a file or a pipe."""
     import sys
 
     from rich.console import Console
@@ -22,13 +22,15 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     """Print a table without borders; the columns named in `right` are numbers."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", header_style="dim", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out = console()
     with out.capture() as captured:
+        if title:  # inside the table it would be wrapped at the table's width
+            out.print(title, style="bold", markup=False, soft_wrap=True)
         out.print(table)
     import click
 
