@@ -1,6 +1,5 @@
 """The frame of commands, on an analysis of forty lines: everything but these lines comes from the frame."""
 
-import importlib
 import json
 import os
 import signal
@@ -12,6 +11,8 @@ from pathlib import Path
 import pytest
 
 import probe
+from probe.analyses import TABLE
+from probe.app import cli
 from probe.saving.results import Result
 from probe.saving.runs import read_prompts
 from tests.app.toy_parts import ANALYSIS, SETTINGS
@@ -19,7 +20,7 @@ from tests.app.toy_parts import ANALYSIS, SETTINGS
 ROOT = Path(__file__).parents[2]
 MAIN = """
 import sys
-sys.path.insert(0, {folder!r})
+sys.path.insert(0, sys.argv.pop(1))
 import probe.analyses
 probe.analyses.TABLE["toy"] = "toy.analysis:Toy"
 from probe.app.cli import main
@@ -28,29 +29,27 @@ main()
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """Run the command line with the toy in the table, in a folder of its own."""
+def folder(tmp_path_factory) -> Path:
+    """A user's folder, with the toy in it."""
     folder = tmp_path_factory.mktemp("user")
-    package = folder / "toy"
-    package.mkdir()
-    (package / "settings.py").write_text(SETTINGS)
-    (package / "analysis.py").write_text(ANALYSIS)
-    code = MAIN.format(folder=str(folder))
-
-    def start(*arguments: str, **options) -> subprocess.Popen[str]:
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        command = [sys.executable, "-c", code, *arguments]
-        return subprocess.Popen(
-            command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
-        )
-
-    start.folder = folder  # type: ignore[attr-defined]
-    return start
+    (folder / "toy").mkdir()
+    (folder / "toy" / "settings.py").write_text(SETTINGS)
+    (folder / "toy" / "analysis.py").write_text(ANALYSIS)
+    return folder
 
 
-def finished(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=300)
-    return process.returncode, out, err
+@pytest.fixture
+def toy(folder, llama, monkeypatch, capsys):
+    """Run the command line with the toy in the table, in that folder, on the session's model."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setitem(TABLE, "toy", "toy.analysis:Toy")
+    monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        return cli.run(["toy", *arguments]), *capsys.readouterr()
+
+    return call
 
 
 def test_forty_lines_are_a_whole_analysis():
@@ -59,7 +58,7 @@ def test_forty_lines_are_a_whole_analysis():
 
 
 def test_help_says_what_the_settings_say(toy):
-    status, out, _ = finished(toy("toy", "--help"))
+    status, out, _ = toy("--help")
     assert status == 0
     text = " ".join(out.split())
     assert "How sharp is the attention of each head?" in text
@@ -68,36 +67,42 @@ def test_help_says_what_the_settings_say(toy):
         assert option in text
 
 
-def test_a_dry_run_measures_nothing(toy):
-    status, out, _ = finished(toy("toy", "--dry-run", "--out", "dry"))
+def test_a_dry_run_measures_nothing(toy, folder):
+    status, out, _ = toy("--dry-run", "--out", "dry")
     assert status == 0 and "3 units" in out
-    assert not (toy.folder / "dry").exists()
+    assert not (folder / "dry").exists()
 
 
-def test_a_wrong_setting_is_one_line_and_status_2(toy):
-    for arguments, message in (
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
         (("--prompts", "0"), "probe: --prompts: expected at least 1, got 0\n"),
         (("--preset", "slow"), "probe: Invalid value for '--preset'"),
         (("--layers", "99"), "probe: --layers: llama has layers 0..29, got 99\n"),
-    ):
-        status, _, err = finished(toy("toy", *arguments))
-        assert status == 2 and err.startswith(message) and err.count("\n") == 1
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_2(toy, arguments, message):
+    status, _, err = toy(*arguments)
+    assert status == 2 and err.startswith(message) and err.count("\n") == 1
 
 
 @pytest.mark.slow
-def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy):
-    whole = finished(toy("toy", "--out", "whole", "--json"))
+def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy, folder):
+    whole = toy("--out", "whole", "--json")
     assert whole[0] == 0, whole[2]
     content = json.loads(whole[1])
     assert content.keys() == {"settings", "manifest", "findings", "tables", "scores", "figures"}
     assert content["settings"] == {"seed": 0, "prompts": 3, "pause": 0.0}
     assert content["findings"][0]["verdict"] == "holds"
     assert content["scores"]["sharp"]["unit"] == "share" and len(content["scores"]["sharp"]["values"]) == 30
-    assert Path(toy.folder / content["figures"]["layers"]).exists()
+    assert Path(folder / content["figures"]["layers"]).exists()
     assert content["manifest"]["passes"] > 0 and content["manifest"]["outside"] > 0
 
-    process = toy("toy", "--out", "killed", "--pause", "1")
-    lines = toy.folder / "killed" / "units.jsonl"
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, str(folder), "toy", "--out", "killed", "--pause", "1"],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    lines = folder / "killed" / "units.jsonl"
     while not lines.exists():
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
@@ -105,24 +110,19 @@ def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy):
     process.communicate()
     kept = lines.read_bytes().count(b"\n")
     assert 1 <= kept < 3
-    status, out, err = finished(toy("toy", "--out", "killed", "--pause", "1"))
+    status, out, err = toy("--out", "killed", "--pause", "1")
     assert status == 0, err
     assert "Claims that this run tests:" in out and "holds: Heads look at one key" in out
     seconds = [json.loads(line)["seconds"] for line in lines.read_text().splitlines()]
     assert len(seconds) == 3
-    again = json.loads(finished(toy("toy", "--out", "killed", "--pause", "1", "--json"))[1])
+    again = json.loads(toy("--out", "killed", "--pause", "1", "--json")[1])
     assert again["tables"] == content["tables"] and again["scores"] == content["scores"]
-    assert [len(prompt["ids"]) for prompt in read_prompts(toy.folder / "killed")] == [8, 8, 8]
+    assert [len(prompt["ids"]) for prompt in read_prompts(folder / "killed")] == [8, 8, 8]
 
-    status, _, err = finished(toy("toy", "--out", "killed", "--prompts", "2"))
+    status, _, err = toy("--out", "killed", "--prompts", "2")
     assert status == 2 and "prompts: expected 3, got 2" in err
 
-    sys.path.insert(0, str(toy.folder))
-    try:
-        importlib.import_module("toy.analysis")
-        run = probe.open(toy.folder / "killed")
-        assert list(run) == ["toy"] and run.settings["prompts"] == 3 and len(run.prompts()) == 3
-        assert run.result == Result.load(toy.folder / "whole")
-        assert "figures layers" in repr(run)
-    finally:
-        sys.path.remove(str(toy.folder))
+    run = probe.open(folder / "killed")
+    assert list(run) == ["toy"] and run.settings["prompts"] == 3 and len(run.prompts()) == 3
+    assert run.result == Result.load(folder / "whole")
+    assert "figures layers" in repr(run)
