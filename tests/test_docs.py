@@ -11,6 +11,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "page", ["circuits.md", "front-doors.md", "interventions.md", "patching.md", "sinks.md", "stats.md"]
 )

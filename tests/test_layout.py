@@ -269,12 +269,14 @@ def beside_kernels(tmp_path):
     return run
 
 
+@pytest.mark.slow
 def test_a_distribution_called_kernels_breaks_nothing(beside_kernels):
     """Run from the repository root, as in a notebook there: the root comes first on the path."""
     done = beside_kernels(LOADS, ROOT)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_with_a_kernels_package_in_the_root_transformers_would_break(beside_kernels, tmp_path):
     """The reason why kernels/__init__.py must not exist, and the proof that the test above sees it."""
     root = tmp_path / "root"

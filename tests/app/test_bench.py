@@ -38,6 +38,7 @@ def done(green, folder) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_json_holds_every_case_and_every_time(done, folder):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -58,6 +59,7 @@ def test_json_holds_every_case_and_every_time(done, folder):
     assert str(folder) in done.stderr and "triton" in {each["implementation"] for each in found["refused"]}
 
 
+@pytest.mark.slow
 def test_a_run_is_saved_shown_again_and_written_as_a_page(done, folder, tmp_path, capsys, monkeypatch):
     found = json.loads(done.stdout)["tables"]
     saved = Benchmark.load(folder)
@@ -75,6 +77,7 @@ def test_a_run_is_saved_shown_again_and_written_as_a_page(done, folder, tmp_path
     assert saved.manifest.options["lengths"] == [64] and saved.manifest.seed == 0
 
 
+@pytest.mark.slow
 def test_a_run_that_was_cut_off_goes_on_where_it_stood(done, folder, tmp_path, capsys):
     """What is in its folder is not measured again: the times are the same to the last digit."""
     found = json.loads(done.stdout)["tables"]
@@ -86,11 +89,13 @@ def test_a_run_that_was_cut_off_goes_on_where_it_stood(done, folder, tmp_path, c
     assert (copy / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_other_options_need_another_folder(done, folder, capsys):
     assert cli.run(["bench", *SMALL, "--seed", "1", "--out", str(folder)]) == 2
     assert "give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_on_red(tmp_path, capsys):
     red = tmp_path / "test_red.py"
     red.write_text("def test_sums():\n    assert 1 + 1 == 3\n")
@@ -126,14 +131,3 @@ def test_sizes_are_decimal(text, size):
 def test_odd_sizes_are_refused(text):
     with pytest.raises(click.BadParameter, match="expected a size"):
         Bytes().convert(text, None, None)
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys\nfrom probe.app.cli import run\n"
-        "status = run(['bench', '--help'])\n"
-        "heavy = {'torch', 'pandas', 'plotly', 'transformers', 'numpy', 'rich'} & set(sys.modules)\n"
-        "assert status == 0 and not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--memory-limit" in done.stdout, done.stderr

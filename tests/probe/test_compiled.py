@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from probe.engine.attention import engaged
@@ -10,6 +11,8 @@ from probe.heads import Head
 from probe.interventions.prune import PruneHeads
 from probe.kernels.contract import Band, Request
 from tests.probe.architectures import VOCAB, build
+
+pytestmark = pytest.mark.slow
 
 
 def test_a_compiled_model_gives_the_same_logits_and_statistics_under_an_intervention():

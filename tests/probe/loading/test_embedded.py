@@ -222,6 +222,7 @@ def test_a_folder_that_came_meanwhile_stays(tiny, tmp_path):
     assert folder.stat().st_ino == inode and late.exists()
 
 
+@pytest.mark.slow
 def test_processes_that_unpack_at_once_agree(tiny):
     script = (
         "import os, sys, time; from pathlib import Path; from probe.loading.embedded import Packaged, unpacked\n"

@@ -192,6 +192,7 @@ def test_a_checkpoint_without_a_tokenizer(checkpoint):
 # --- quiet, and polite about it
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_and_nothing_stays_changed(tiny_checkpoint):
     script = (
         "import sys; from probe.loading.sources import resolve; from probe.loading.weights import load_weights\n"
