@@ -40,47 +40,38 @@ class Rule:
 
 def above(bound: float) -> Rule:
     """Return the rule that an estimate lies above a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.low > bound else FAILS if found.high <= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies above {bound:g}, does not if it lies at or below", verdict)
+    return _beyond(1, bound, f"holds if the whole interval lies above {bound:g}, does not if it lies at or below")
 
 
 def below(bound: float) -> Rule:
     """Return the rule that an estimate lies below a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.high < bound else FAILS if found.low >= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies below {bound:g}, does not if it lies at or above", verdict)
+    return _beyond(-1, bound, f"holds if the whole interval lies below {bound:g}, does not if it lies at or above")
 
 
 def above_control() -> Rule:
     """Return the rule that an estimate lies above its control."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.low > control.high else FAILS if found.high <= control.value else UNCLEAR
-
     words = "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value"
-    return Rule(words, verdict)
+    return _beyond(1, None, words)
 
 
 def below_control() -> Rule:
     """Return the rule that an estimate lies below its control."""
+    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
+    return _beyond(-1, None, words)
+
+
+def _beyond(sign: int, bound: float | None, words: str) -> Rule:
+    """Return the rule that an estimate lies above (sign 1) or below (sign -1) a bound, or its control without one."""
 
     def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
+        other = control if bound is None else Estimate(bound, bound, bound)
+        if other is None or not (found.known and other.known):
             return UNCLEAR
-        return HOLDS if found.high < control.low else FAILS if found.low >= control.value else UNCLEAR
+        near, far = sorted((sign * found.low, sign * found.high))
+        if near > max(sign * other.low, sign * other.high):
+            return HOLDS
+        return FAILS if far <= sign * other.value else UNCLEAR
 
-    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
     return Rule(words, verdict)
 
 

@@ -20,7 +20,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -126,17 +125,14 @@ class RunFolder:
         self._lines.append(decode(line, other=unpack))
         return self._lines[-1]["record"]
 
-    def close(self) -> None:
+    def close(self, *error: object) -> None:
         """Let other processes enter."""
         self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    __exit__ = close
 
     def _write(self, name: str, content: bytes) -> None:
         with open(self.path / name, "ab") as file:
