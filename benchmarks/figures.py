@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,14 +20,6 @@ METHODS = {
 }  # fmt: skip
 IMPLEMENTATIONS = (BLUE, GREEN, SKY, ORANGE)
 DASHES = {"rows": "solid", "columns": "dash", "sets": "dot"}
-
-
-@dataclass(frozen=True)
-class Look:
-    """Colour and dash of a case's line."""
-
-    color: str
-    dash: str = "solid"
 
 
 def comparison(found: Benchmark, suite: str) -> Plot:
@@ -56,7 +47,7 @@ def comparison(found: Benchmark, suite: str) -> Plot:
         for col, values in ((1, case["ratio"]), (2, case[memory])):
             figure.add_scatter(
                 row=1, col=col, x=case["length"], y=values.where(values > 0), name=name, legendgroup=name,
-                showlegend=col == 1, mode="lines+markers", line={"color": own.color, "dash": own.dash, "width": 2},
+                showlegend=col == 1, mode="lines+markers", line=own | {"width": 2},
                 marker={"size": 7}, hovertemplate="%{y:.3s} at %{x} tokens<extra>" + str(name) + "</extra>",
             )  # fmt: skip
     crosses = _mark_failures(figure, rows, memory)
@@ -77,7 +68,7 @@ def _mark_failures(figure: Figure, rows: pd.DataFrame, memory: str) -> str:
         col = 2 if case["reason"].str.contains("memory").any() else 1
         figure.add_scatter(
             row=1, col=col, x=case["length"], y=[tops[col - 1] * 1.25 * 1.22**place] * len(case), legendgroup=name,
-            showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": own.color},
+            showlegend=False, mode="markers", marker={"symbol": "x", "size": 10, "color": own["color"]},
             hovertext=case["reason"], hovertemplate="%{hovertext}<extra>" + str(name) + "</extra>",
         )  # fmt: skip
     if failed.empty:
@@ -90,12 +81,13 @@ def _ours(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows.loc[rows["method"] == "attend", "implementation"].unique()]
 
 
-def look(case: dict[str, Any], ours: list[str]) -> Look:
+def look(case: dict[str, Any], ours: list[str]) -> dict[str, str]:
+    """Return colour and dash of a case's line."""
     if case["method"] == "attend":
         color = IMPLEMENTATIONS[ours.index(case["implementation"]) % len(IMPLEMENTATIONS)]
-        return Look(color, DASHES[case["statistics"]])
+        return {"color": color, "dash": DASHES[case["statistics"]]}
     dashed = case["method"] in ("products", "flex") and case["statistics"] != "lse"
-    return Look(METHODS[case["method"]], "longdash" if dashed else "solid")
+    return {"color": METHODS[case["method"]], "dash": "longdash" if dashed else "solid"}
 
 
 def _ticks(values: pd.Series) -> list[float]:
@@ -130,20 +122,13 @@ def _headline(found: Benchmark, suite: str) -> str:
     return f"{heads} take {ours['ratio']:.2f}x the time of a plain forward pass"
 
 
-def _threads(count: int) -> str:
-    return f"{count} thread{'s' if count > 1 else ''}"
-
-
 def _reading(found: Benchmark, suite: str) -> str:
     settings, machine = found.manifest.options, found.machine
-    shape = (
-        f"{settings['heads']} heads on {settings['kv_heads']} KV heads of {settings['head_dim']}, causal"
-        if suite == "kernels"
-        else found.manifest.model.rpartition("/")[2]
-    )
-    where = (
-        machine["device"] if machine["device"] != "CPU" else f"{machine['processor']}, {_threads(machine['threads'])}"
-    )
+    shape, where = found.manifest.model.rpartition("/")[2], machine["device"]
+    if suite == "kernels":
+        shape = f"{settings['heads']} heads on {settings['kv_heads']} KV heads of {settings['head_dim']}, causal"
+    if where == "CPU":
+        where = f"{machine['processor']}, {machine['threads']} thread{'s' if machine['threads'] > 1 else ''}"
     return (
         f"{shape}, {settings['dtype']}, on {where}; torch {machine['versions']['torch']}. Lines are medians of runs "
         "that took turns."

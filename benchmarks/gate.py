@@ -24,6 +24,7 @@ from probe.errors import ProbeError
 from probe.kernels.attend import attend
 from probe.kernels.contract import Statistics
 
+ROOT = Path(probe.__file__).resolve().parent.parent
 LENGTHS = (67, 131)
 TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 """Largest difference from the float64 reference on the same inputs, relative to 1 + |reference|."""
@@ -31,16 +32,17 @@ TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-2, "float16": 5e-3}
 
 def kernel_tests() -> Path | None:
     """Return the folder of kernel tests of this checkout; None where probe is installed without tests."""
-    folder = Path(probe.__file__).resolve().parent.parent / "tests" / "kernels"
+    folder = ROOT / "tests" / "kernels"
     return folder if folder.is_dir() else None
 
 
 def run_tests(tests: Path) -> dict[str, Any]:
     """Run the tests; return how many passed and the seconds. Raises ProbeError that names the failed ones."""
-    start = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-rfE", "-p", "no:cacheprovider"]
-    folder = tests.resolve()
-    done = subprocess.run([*command, str(folder)], cwd=_root(folder), capture_output=True, text=True, check=False)
+    start, where = time.monotonic(), tests.resolve()
+    own = where.is_relative_to(ROOT)
+    command = [sys.executable, "-m", "pytest", "-q", "--no-header", "-rfE", "-p", "no:cacheprovider", str(where)]
+    folder = ROOT if own else where if where.is_dir() else where.parent
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         failed = re.findall(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         lines = (done.stdout + done.stderr).strip().splitlines()
@@ -48,7 +50,8 @@ def run_tests(tests: Path) -> dict[str, Any]:
             f"the tests in {tests} fail, so nothing is measured: {', '.join(failed) or (lines or ['no output'])[-1]}"
         )
     passed = re.search(r"(\d+) passed", done.stdout)
-    return {"tests": _name(folder), "passed": int(passed[1]) if passed else 0, "seconds": time.monotonic() - start}
+    name = where.relative_to(ROOT).as_posix() if own else where.name
+    return {"tests": name, "passed": int(passed[1]) if passed else 0, "seconds": time.monotonic() - start}
 
 
 def check_agreement(settings: Settings, implementations: Sequence[str]) -> dict[str, float]:
@@ -63,8 +66,13 @@ def check_agreement(settings: Settings, implementations: Sequence[str]) -> dict[
         expected = attend(query, key, value, request=request, implementation="reference")
         for name in implementations:
             found = attend(query, key, value, request=request, implementation=name)
-            for what, one, other in _pairs(found, expected):
-                error = difference(one, other)
+            pairs = {"output": (found[0], expected[0])}
+            # without keys, for a near tie may go to either
+            for field in fields(Statistics):
+                if field.name != "top_key" and getattr(expected[1], field.name) is not None:
+                    pairs[field.name] = getattr(found[1], field.name), getattr(expected[1], field.name)
+            for what, both in pairs.items():
+                error = difference(*both)
                 worst[name] = max(worst[name], error)
                 if not error <= TOLERANCE[settings.dtype]:
                     raise ProbeError(f"{name} disagrees with the reference: {what} by {error:.2g}; nothing is measured")
@@ -76,24 +84,3 @@ def difference(found: Tensor, expected: Tensor) -> float:
     found, expected = found.double(), expected.double()
     apart = (found - expected).abs() / (1 + expected.abs())
     return float(apart.masked_fill(found == expected, 0).max())
-
-
-def _pairs(found: tuple[Tensor, Statistics], expected: tuple[Tensor, Statistics]) -> list[tuple[str, Tensor, Tensor]]:
-    """Return output and statistics beside those expected, without keys, for a near tie may go to either."""
-    pairs = [("output", found[0], expected[0])]
-    for field in fields(Statistics):
-        one, other = getattr(found[1], field.name), getattr(expected[1], field.name)
-        if other is not None and field.name != "top_key":
-            pairs.append((field.name, one, other))
-    return pairs
-
-
-def _root(tests: Path) -> Path:
-    """Return the folder to run pytest in: the checkout's root for its own tests."""
-    own = Path(probe.__file__).resolve().parent.parent
-    return own if tests.is_relative_to(own) else (tests if tests.is_dir() else tests.parent)
-
-
-def _name(tests: Path) -> str:
-    own = Path(probe.__file__).resolve().parent.parent
-    return tests.relative_to(own).as_posix() if tests.is_relative_to(own) else tests.name

@@ -27,7 +27,7 @@ class Meter:
         """Return what is held now, or the peak so far where the system does not report the former."""
         if self._device.type == "cuda":
             return torch.cuda.memory_allocated(self._device)
-        return resident() if STATUS.exists() else peak_memory()
+        return _bytes(STATUS, "VmRSS") if STATUS.exists() else peak_memory()
 
     def settle(self) -> int:
         """Free what can be freed, and return what is still held: growth is counted from there."""
@@ -54,18 +54,15 @@ class Meter:
         return peak_memory()
 
 
-def resident() -> int:
-    """Return the bytes that this process has resident now, on Linux."""
-    return 1024 * next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmRSS:"))
-
-
 def available() -> int | None:
     """Return the bytes that a new process could take before the machine runs out, less SPARE; None if unknown."""
     facts = Path("/proc/meminfo")
-    if not facts.exists():
-        return None
-    lines = facts.read_text().splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) - SPARE
+    return _bytes(facts, "MemAvailable") - SPARE if facts.exists() else None
+
+
+def _bytes(facts: Path, name: str) -> int:
+    """Return one of the numbers that Linux keeps in a file, there in kB."""
+    return 1024 * next(int(line.split()[1]) for line in facts.read_text().splitlines() if line.startswith(f"{name}:"))
 
 
 def limit(size: int, device: torch.device) -> None:

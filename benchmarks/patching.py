@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import probe
 from probe.analyses.circuits.tasks.registry import task
@@ -83,11 +84,11 @@ def hooked_loop(model: Model, pairs: Pairs, heads: Sequence[Head]) -> Tensor:
     for rows, part in pairs.batches(BATCH):
         clean, corrupted = (_projected(model, part, ids) for ids in (part.clean, part.corrupted))
         for place, head in enumerate(heads):
-            given = dict(enumerate(clean))
             columns = slice(head.head * width, (head.head + 1) * width)
             own = clean[head.layer].clone()
             own[:, -1, columns] = corrupted[head.layer][:, -1, columns]
-            with _inputs(model, given | {head.layer: own}):
+            given = [*clean[: head.layer], own, *clean[head.layer + 1 :]]
+            with _hooked(model, lambda layer, _, given=given: given[layer]):
                 found[place, rows] = part.logit_difference(_logits(model, part, part.clean)).cpu()
     return found
 
@@ -95,32 +96,20 @@ def hooked_loop(model: Model, pairs: Pairs, heads: Sequence[Head]) -> Tensor:
 def _projected(model: Model, pairs: Pairs, ids: Tensor) -> list[Tensor]:
     """Return what the output projection of each layer is given, [prompts, tokens, heads x head_dim]."""
     seen: list[Tensor] = []
-    handles = [
-        each.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone())) for each in _projections(model)
-    ]
-    try:
+    with _hooked(model, lambda _, given: seen.append(given.clone())):
         _logits(model, pairs, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
 @contextmanager
-def _inputs(model: Model, given: dict[int, Tensor]) -> Iterator[None]:
-    handles = [
-        each.register_forward_pre_hook(lambda _, args, layer=layer: (given[layer],))
-        for layer, each in enumerate(_projections(model))
-    ]
-    try:
+def _hooked(model: Model, hook: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `hook` with the layer and what its output projection is given; a tensor that it returns takes its place."""
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.stream.layers):
+            projection: Any = block.self_attn.o_proj
+            handle = projection.register_forward_pre_hook(lambda _, args, layer=layer: hook(layer, args[0]))
+            stack.callback(handle.remove)
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _projections(model: Model) -> list[nn.Module]:
-    return [layer.self_attn.o_proj for layer in model.stream.layers]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _logits(model: Model, pairs: Pairs, ids: Tensor) -> Tensor:

@@ -4,47 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from probe.errors import UsageError
+from probe.frame import settings as frame
+from probe.frame.settings import setting
 
-Suite = Literal["kernels", "model", "all"]
+SUITES = ("kernels", "model", "all")
 PEER_ROUNDS = 3
 """The most timed rounds of a case that takes minutes: ways of reading attention that build every map."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that decides what is measured.
+class Settings(frame.Settings):
+    """Everything that decides what is measured."""
 
-    lengths: tokens. repeats: timed rounds, after one that is not counted. threads: of each case. batch, heads,
-    kv_heads, head_dim: shapes of the kernel cases. model, revision: of the model cases. memory_limit: bytes that one
-    case may take. timeout: seconds that one repetition may take. only: methods and implementations to measure beside
-    the plain case, empty for all.
-    """
-
-    suite: Suite = "kernels"
-    lengths: tuple[int, ...] = (512, 2048, 4096, 8192)
-    repeats: int = 7
-    threads: int
-    dtype: str = "float32"
+    suite: str = setting(
+        "kernels", "Suite to measure: attention alone, forward passes of --model, or both", choices=SUITES
+    )
+    lengths: tuple[int, ...] = setting((512, 2048, 4096, 8192), "Lengths of the texts, in tokens", least=2)
+    repeats: int = setting(
+        7, f"Timed rounds, after one that is not counted. Peers that build every map run {PEER_ROUNDS} at most", least=1
+    )
+    threads: int = setting(help="Threads of each case", least=1, shown="torch's number")
+    dtype: str = setting("float32", "Precision of inputs and weights", choices=("float32", "bfloat16", "float16"))
     device: str = "cpu"
-    batch: int = 1
-    heads: int = 9
-    kv_heads: int = 3
-    head_dim: int = 64
+    batch: int = setting(1, "Texts in a batch, in the kernel cases", least=1)
+    heads: int = setting(9, "Query heads of the kernel cases", least=1)
+    kv_heads: int = setting(3, "Key-value heads of the kernel cases", least=1)
+    head_dim: int = setting(64, "Head size of the kernel cases", least=1)
     model: str = "llama"
     revision: str | None = None
-    memory_limit: int = 20 * 10**9
-    timeout: float = 600.0
-    seed: int = 0
-    only: tuple[str, ...] = ()
+    memory_limit: int = setting(
+        20 * 10**9,
+        "Memory that one case may take. A case that needs more is ended and reported as such",
+        metavar="SIZE",
+        shown="20GB",
+    )
+    timeout: float = setting(
+        600.0,
+        "Seconds that one repetition may take. A case that takes longer is ended and reported as such",
+        above=0,
+        metavar="SECONDS",
+    )
+    only: tuple[str, ...] = setting(
+        (),
+        "Measure this case beside the plain one. Kernels: native, blocked, triton, products, dense, flex. Models: "
+        "stats, act, eager, bridge, nnsight",
+        spelling="--case",
+        metavar="NAME",
+        shown="all",
+    )
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise UsageError where a KV head would have no whole number of query heads, or no text a length."""
         if self.heads % self.kv_heads:
             raise UsageError(f"--heads must be a multiple of --kv-heads, got {self.heads} and {self.kv_heads}")
-        if not self.lengths or min(self.lengths) < 2:
-            raise UsageError(f"--lengths: expected numbers of tokens from 2 on, got {self.lengths}")
+        if not self.lengths:
+            raise UsageError("--lengths: expected numbers of tokens, got none")
 
 
 @dataclass(frozen=True, kw_only=True)

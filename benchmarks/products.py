@@ -7,7 +7,7 @@ not use AVX-512, and oneDNN's does.
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,20 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from probe.kernels.products import linear
+
 ROWS = (64, 128, 256)
 TRIALS = 5
 
 Product = Callable[[Tensor, Tensor], Tensor]
-
-
-def mm(rows: Tensor, cols: Tensor) -> Tensor:
-    """Return the product of rows [n, k] and cols [m, k], [n, m], as torch.mm computes it."""
-    return rows @ cols.t()
-
-
-def linear(rows: Tensor, cols: Tensor) -> Tensor:
-    """Return the same product through oneDNN's linear layer."""
-    return torch.ops.mkldnn._linear_pointwise(rows, cols, None, "none", [], "")
 
 
 @dataclass(frozen=True)
@@ -43,7 +35,7 @@ class Products:
 
     @property
     def operations(self) -> int:
-        return sum(2 * q.shape[0] * k.shape[0] * (q.shape[1] + v.shape[0]) for q, k, v in self.blocks)
+        return sum(2 * q.shape[0] * k.shape[1] * (q.shape[1] + v.shape[1]) for q, k, v in self.blocks)
 
     def __call__(self) -> None:
         if self.threads == 1:
@@ -61,7 +53,7 @@ class Products:
 
 def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Products:
     """Return the products for query [batch, heads, n, d], key and value [batch, kv_heads, n, d]."""
-    kinds: dict[str, Product] = {"torch.mm": mm}
+    kinds: dict[str, Product] = {"torch.mm": torch.mm}
     if query.device.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds["oneDNN"] = linear
     if query.device.type == "cpu":
@@ -72,7 +64,7 @@ def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Produ
     for rows in ROWS:
         blocks = _blocks(query, key, value, rows)
         q, k, v = blocks[len(blocks) // 2]
-        first, scores = _fastest(kinds, q, k), mm(q, k)
+        first, scores = _fastest(kinds, q, k), q @ k
         second = _fastest(kinds, scores, v)
         found = Products(
             blocks, kinds[first], kinds[second], threads, f"{first} and {second}, {rows} queries of a KV head at a time"
@@ -82,7 +74,7 @@ def prepare(query: Tensor, key: Tensor, value: Tensor, *, threads: int) -> Produ
 
 
 def _blocks(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
-    """Return queries of a KV head's group, and the keys and values (transposed) that they see; long blocks first."""
+    """Return queries of a KV head's group, and the keys (transposed) and values that they see; long blocks first."""
     batch, heads, length, width = query.shape
     group = heads // key.shape[1]
     blocks = []
@@ -91,21 +83,20 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, rows: int) -> tuple[tuple
         for text in range(batch):
             for kv in range(key.shape[1]):
                 q = query[text, kv * group : (kv + 1) * group, start:stop].reshape(-1, width)
-                blocks.append((q, key[text, kv, :stop], value[text, kv, :stop].t()))
+                blocks.append((q, key[text, kv, :stop].t(), value[text, kv, :stop]))
     return tuple(blocks)
 
 
-def _fastest(kinds: dict[str, Product], rows: Tensor, cols: Tensor) -> str:
-    return min(kinds, key=lambda name: _seconds(lambda: kinds[name](rows, cols), rows.device))
+def _fastest(kinds: dict[str, Product], left: Tensor, right: Tensor) -> str:
+    return min(kinds, key=lambda name: _seconds(lambda: kinds[name](left, right), left.device))
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
     """Return the least of a few trials, after one that is not counted."""
-    found = []
-    for _ in range(TRIALS + 1):
-        start = time.perf_counter()
+
+    def done() -> None:
         work()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+
+    return min(timeit.repeat(done, number=1, repeat=TRIALS + 1)[1:])

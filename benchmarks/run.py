@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 import platform
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +24,13 @@ from probe.benchmarks.record import Benchmark
 from probe.errors import UsageError
 from probe.kernels.attend import chosen
 from probe.kernels.contract import Request
+from probe.kernels.native import build
 from probe.loading.hashes import files_hash
 from probe.loading.sources import resolve
-from probe.saving.manifest import Manifest, hardware, peak_memory, versions
+from probe.saving.manifest import Manifest, hardware, manifest_of, versions
 from probe.saving.runs import RunFolder
 
-PEER_LIBRARIES = ("transformers", "transformer-lens", "nnsight", "triton")
-Progress = Callable[[int, int], None]
-
-
-def silent(done: int, total: int) -> None:
-    """Report no progress."""
+PEER_LIBRARIES = ("transformer-lens", "nnsight", "triton")
 
 
 def run(
@@ -46,7 +38,7 @@ def run(
     *,
     out: Path,
     tests: Path | None = None,
-    progress: Progress = silent,
+    progress: Callable[[int, int], None] = lambda done, total: None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Benchmark:
     """Return times and memory of every case of the plan, saved in `out`; a run that was cut off is resumed.
@@ -114,23 +106,16 @@ def check(settings: Settings, plan: Sequence[Group], tests: Path | None, note: C
 
 def table(plan: Sequence[Group], done: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
     """Return the records of all cases, with what they are multiples of."""
-    rows = []
-    for group in plan:
-        cases = done[group.name]["cases"]
-        seconds = {case["method"]: case["seconds"] for case in cases}
-        plain, products = seconds.get(group.cases[0].method), seconds.get("products")
-        for case in cases:
-            taken = case["seconds"]
-            rows.append(
-                {"suite": group.suite, "length": group.length, "group": group.name, "peer": group.peer}
-                | case
-                | {
-                    "ratio": taken / plain if taken and plain else None,
-                    "products": taken / products if taken and products else None,
-                }
-            )
-    numbers = ("seconds", "low", "high", "held", "peak", "growth", "ratio", "products")
-    return pd.DataFrame(rows).astype(dict.fromkeys(numbers, "float64"))
+    rows = pd.DataFrame(
+        {"suite": group.suite, "length": group.length, "group": group.name, "peer": group.peer} | case
+        for group in plan
+        for case in done[group.name]["cases"]
+    )
+    rows = rows.astype(dict.fromkeys(("seconds", "low", "high", "held", "peak", "growth"), "float64"))
+    for name, method in (("ratio", ("sdpa", "plain")), ("products", ("products",))):
+        others = rows[rows["method"].isin(method)].set_index("group")["seconds"]
+        rows[name] = rows["seconds"] / rows["group"].map(others)
+    return rows
 
 
 def config(settings: Settings) -> dict[str, Any]:
@@ -140,12 +125,6 @@ def config(settings: Settings) -> dict[str, Any]:
 
 def machine(settings: Settings) -> dict[str, Any]:
     """Return where the cases run: device, processor, cores and memory, and the versions of everything measured."""
-    found = versions()
-    for name in PEER_LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
     return {
         "device": torch.cuda.get_device_name(settings.device) if settings.device.startswith("cuda") else "CPU",
@@ -155,18 +134,14 @@ def machine(settings: Settings) -> dict[str, Any]:
         "threads": settings.threads,
         "memory": memory,
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": found,
+        "versions": versions(*PEER_LIBRARIES),
     }
 
 
 def processor() -> str:
     """Return the processor's name, as it calls itself."""
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        for line in facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    names = (line.partition(":")[2].strip() for line in build.processor() if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def code() -> str:
@@ -184,32 +159,20 @@ def code() -> str:
 
 def manifest(settings: Settings, *, seconds: float, sources: str) -> Manifest:
     """Return the manifest of a finished run; a run of kernels alone has no model."""
-    model = settings.suite != "kernels"
-    source = resolve(settings.model, revision=settings.revision) if model else None
-    return Manifest(
+    found = manifest_of(
+        None,
         analysis="bench",
-        name=settings.model if model else "kernels",
-        model=source.model if source else "none",
-        revision=source.revision if source else None,
-        weights_hash=files_hash(source) if source else "",
-        dtype=settings.dtype,
-        device=settings.device,
-        hardware=hardware(torch.device(settings.device)),
-        attention="see cases",
-        seed=settings.seed,
-        bos=None,
-        prompts=(),
         options=json.loads(json.dumps(asdict(settings))) | {"code": sources},
-        interventions=(),
-        versions=versions(),
+        seed=settings.seed,
         measuring=seconds,
-        outside=0.0,
-        passes=None,
-        peak_memory=peak_memory(),
-        peak_device_memory=None,
-        command=shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
     )
+    where = {"device": settings.device, "hardware": hardware(torch.device(settings.device)), "dtype": settings.dtype}
+    found = replace(found, name="kernels", attention="see cases", **where)
+    if settings.suite == "kernels":
+        return found
+    source = resolve(settings.model, revision=settings.revision)
+    about = {"model": source.model, "revision": source.revision, "weights_hash": files_hash(source)}
+    return replace(found, name=settings.model, **about)
 
 
 def _skipped(group: Group, done: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,36 +13,35 @@ if TYPE_CHECKING:
     from probe.benchmarks.record import Benchmark
 
 Table = tuple[list[str], list[list[str]]]
+Cell = Callable[[dict[str, Any]], str]
 
 
 def long(found: Benchmark, suite: str) -> Table:
     """Return headings, and one row per length and case; times with their quartiles."""
     kernels = suite == "kernels"
-    columns = ["tokens", "case", "median", "quartiles", "of sdpa" if kernels else "of plain"]
-    columns += ["of products", "memory", "peak"] if kernels else ["memory", "peak"]
+    cells: dict[str, Cell] = {
+        "median": lambda case: seconds(case["seconds"]),
+        "quartiles": lambda case: f"{seconds(case['low'])} to {seconds(case['high'])}",
+        "of sdpa" if kernels else "of plain": lambda case: times(case["ratio"]),
+        **({"of products": lambda case: times(case["products"])} if kernels else {}),
+        "memory": lambda case: size(case["growth"]),
+        "peak": lambda case: size(case["peak"]),
+    }
     rows, last = [], None
     for case in found.suite(suite).to_dict(orient="records"):
-        row = [f"{case['length']:,}" if case["length"] != last else "", case["name"]]
+        failed = outcome(case)
+        told = [failed, *[""] * (len(cells) - 1)] if failed else [cell(case) for cell in cells.values()]
+        rows.append([f"{case['length']:,}" if case["length"] != last else "", case["name"], *told])
         last = case["length"]
-        if case["status"] != "ok":
-            rows.append([*row, outcome(case), *[""] * (len(columns) - 3)])
-            continue
-        row += [seconds(case["seconds"]), f"{seconds(case['low'])} to {seconds(case['high'])}", times(case["ratio"])]
-        row += [times(case["products"])] if kernels else []
-        rows.append([*row, size(case["growth"]), size(case["peak"])])
-    return columns, rows
+    return ["tokens", "case", *cells], rows
 
 
-def wide(found: Benchmark, suite: str, cell: Callable[[dict[str, Any]], str]) -> Table:
+def wide(found: Benchmark, suite: str, cell: Cell) -> Table:
     """Return headings, and one row per case with a cell for each length, or how the case failed."""
     rows = found.suite(suite)
-    lengths = sorted(rows["length"].unique())
-    body = []
-    for name, cases in rows.groupby("name", sort=False):
-        by_length = {case["length"]: case for case in cases.to_dict(orient="records")}
-        cells = [by_length.get(length) for length in lengths]
-        body.append([str(name), *("" if c is None else outcome(c) or cell(c) for c in cells)])
-    return ["case", *(f"{length:,} tokens" for length in lengths)], body
+    told = rows.assign(cell=[outcome(case) or cell(case) for case in rows.to_dict(orient="records")])
+    body = told.pivot(index="name", columns="length", values="cell").fillna("").loc[rows["name"].unique()]
+    return ["case", *(f"{length:,} tokens" for length in body)], [[name, *row] for name, *row in body.itertuples()]
 
 
 def outcome(case: dict[str, Any]) -> str:

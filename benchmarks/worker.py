@@ -1,22 +1,25 @@
 """The process of one case: it prepares the case, then does one repetition whenever it is asked for one.
 
-Lines of JSON come in on stdin and go out on what was stdout; whatever libraries print goes to stderr. A repetition that
-fails ends the process with a traceback, from which the parent learns why.
+Questions and answers go through a pipe; whatever libraries print goes to a file. A repetition that fails ends the
+process with a traceback there, from which the parent learns why.
 
-    in   {"case": {...}, "settings": {...}, "suite": "kernels", "length": 512, "limit": bytes}
-    out  {"held": bytes, "facts": {...}}                     ready
-    in   {"calls": 3}
-    out  {"seconds": of one call, "held": bytes before, "peak": bytes}
+    question  bytes that the case may take
+    answer    {"held": bytes, "facts": {...}}                     ready
+    question  calls of a repetition
+    answer    {"seconds": of one call, "held": bytes before, "peak": bytes}
 """
 
 from __future__ import annotations
 
-import json
 import os
-import sys
+import signal
 import time
-from collections.abc import Callable, Iterable
-from typing import Any, TextIO
+from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,27 +29,29 @@ from probe.benchmarks.memory import Meter, limit
 from probe.benchmarks.plan import Case, Settings
 
 
-def main() -> None:
-    """Serve the parent until it closes stdin."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    asked = json.loads(sys.stdin.readline())
-    settings = Settings(**asked["settings"])
+def serve(pipe: Connection, said: Path, case: Case, settings: Settings, suite: str, length: int) -> None:
+    """Serve the parent until it closes the pipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's, which ends this process
+    descriptor = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
     torch.set_num_threads(settings.threads)
     device = torch.device(settings.device)
-    limit(asked["limit"], device)
-    meter = Meter(device)
-    with torch.no_grad():
-        work = _work(Case(**asked["case"]), settings, asked["suite"], asked["length"])
-        _say(answers, held=meter.settle(), facts=work.facts)
-        serve(work, sys.stdin, answers, meter, device)
+    with torch.no_grad(), suppress(EOFError):
+        limit(pipe.recv(), device)
+        meter = Meter(device)
+        # transformers is imported for models alone
+        cases = kernel_cases if suite == "kernels" else import_module("probe.benchmarks.model_cases")
+        work = cases.work(case, settings, length)
+        pipe.send({"held": meter.settle(), "facts": work.facts})
+        answer(pipe, work, meter, device)
 
 
-def serve(work: Work, questions: Iterable[str], answers: TextIO, meter: Meter, device: torch.device) -> None:
-    """Answer every question with a repetition, and check what the first one computed."""
+def answer(pipe: Connection, work: Work, meter: Meter, device: torch.device) -> None:
+    """Answer every question with a repetition, and check what the first one computed. Raises EOFError at the end."""
     check = work.check
-    for line in questions:
-        _say(answers, **repetition(work, json.loads(line)["calls"], meter, device, check))
+    while True:
+        pipe.send(repetition(work, pipe.recv(), meter, device, check))
         check = None
 
 
@@ -68,19 +73,3 @@ def repetition(
     if check is not None:
         check(found)
     return {"seconds": seconds, "held": held, "peak": peak}
-
-
-def _work(case: Case, settings: Settings, suite: str, length: int) -> Work:
-    if suite == "kernels":
-        return kernel_cases.work(case, settings, length)
-    from probe.benchmarks import model_cases
-
-    return model_cases.work(case, settings, length)
-
-
-def _say(answers: TextIO, **facts: Any) -> None:
-    answers.write(json.dumps(facts) + "\n")
-
-
-if __name__ == "__main__":
-    main()

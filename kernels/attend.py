@@ -4,7 +4,7 @@ To add an implementation, write a module with `attend`, and with `tile` and `poo
 arguments as they are passed below. Name it in IMPLEMENTATIONS, fastest first. If it cannot serve every call, give it
 `refusal(query, key, **options) -> str | None`, which returns the reason. If it can serve a call that "auto" should not
 give it, `by_name_only(query)` returns that reason. This module adds the output's gradient, unless the implementation
-sets DIFFERENTIABLE. An implementation that sets EDITS is passed `edits`.
+sets DIFFERENTIABLE. An implementation that does not set EDITS gets no call with edits.
 """
 
 from __future__ import annotations
@@ -16,20 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from probe.kernels.checks import (
-    check_edits,
-    check_lse,
-    check_mask,
-    check_ranges,
-    check_request,
-    check_scalars,
-    check_sinks,
-    check_tensors,
-)
-from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.checks import check, check_ranges, check_request, check_scoring, check_tensors
+from probe.kernels.contract import Mask, Request, Scoring, Statistics
 from probe.kernels.edits import Edit
-from probe.kernels.gradients import differentiable, without_gradient
-from probe.kernels.sweep import Scoring
+from probe.kernels.gradients import Attention, without_gradient
 
 IMPLEMENTATIONS = {
     "sdpa": "probe.kernels.sdpa",
@@ -70,29 +60,25 @@ def attend(
     Raises ValueError for arguments that do not fit together, and for a named implementation that cannot serve them.
     """
     check_tensors(query, key, value)
-    mask, request = _mask(query, key, mask), request or Request()
-    check_mask(query, key, mask)
-    check_scalars(scale, softcap)
-    check_sinks(query, sinks)
+    scoring = _scoring(query, key, mask, scale, softcap, *edits)
+    request, inputs = request or Request(), (query, key, value, sinks)
+    check_scoring(query, key, scoring)
+    if sinks is not None:
+        check("sinks", sinks, [query.shape[1]], "floating", query)
     check_request(query, key, request)
-    check_edits(query, key, edits)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    options: dict[str, Any] = {"mask": mask, "softcap": softcap, "sinks": sinks, "request": request}
-    module = _serving("attend", implementation, query, key, edits=edits, **options, value=value)[1]
-    if edits:
-        options["edits"] = edits
+    options = {"scoring": scoring, "sinks": sinks}
+    module = _serving("attend", implementation, query, key, value=value, request=request, **options)[1]
 
     def forward(request: Request) -> tuple[Tensor, Statistics]:
-        return module.attend(query, key, value, scale=scale, **options | {"request": request})
+        return module.attend(query, key, value, request=request, **options)
 
-    if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in (query, key, value, sinks)):
+    if not torch.is_grad_enabled() or not any(t is not None and t.requires_grad for t in inputs):
         return forward(request)
     if getattr(module, "DIFFERENTIABLE", False):
         output, statistics = forward(request)
     else:
-        scoring = Scoring(mask, scale, softcap, edits=edits)
-        output, statistics = differentiable(forward, query, key, value, sinks, scoring, request)
-    return output, without_gradient(statistics, query, key, value, sinks)
+        output, statistics = Attention.apply(forward, scoring, request, *inputs)
+    return output, without_gradient(statistics, *inputs)
 
 
 def tile(
@@ -113,17 +99,11 @@ def tile(
     `attend` returned: it includes learned sinks, so none are passed here. The weights are float32 (float64 under
     "reference"), without gradient.
     """
-    check_tensors(query, key)
-    mask = _mask(query, key, mask)
-    check_mask(query, key, mask)
-    check_scalars(scale, softcap)
-    check_lse(query, lse)
+    scoring, module = _again("tile", implementation, query, key, lse, mask, scale, softcap)
     rows = range(query.shape[2]) if rows is None else rows
     cols = range(key.shape[2]) if cols is None else cols
     check_ranges(query, key, rows, cols)
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    module = _serving("tile", implementation, query, key)[1]
-    return module.tile(query, key, lse, rows=rows, cols=cols, mask=mask, scale=scale, softcap=softcap)
+    return module.tile(query, key, lse, rows=rows, cols=cols, scoring=scoring)
 
 
 def pool(
@@ -142,15 +122,9 @@ def pool(
     A tile has ceil(queries / shape[0]) x ceil(keys / shape[1]) pairs. This is the map of `Statistics.pooled`, computed
     from what a capture keeps. The other arguments are those of `tile`.
     """
-    check_tensors(query, key)
-    mask = _mask(query, key, mask)
-    check_mask(query, key, mask)
-    check_scalars(scale, softcap)
-    check_lse(query, lse)
+    scoring, module = _again("pool", implementation, query, key, lse, mask, scale, softcap)
     check_request(query, key, Request(pooled=shape))
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    module = _serving("pool", implementation, query, key)[1]
-    return module.pool(query, key, lse, shape=shape, mask=mask, scale=scale, softcap=softcap)
+    return module.pool(query, key, lse, shape=shape, scoring=scoring)
 
 
 def chosen(
@@ -165,16 +139,32 @@ def chosen(
     implementation: str = "auto",
 ) -> str:
     """Return the name of the implementation that `attend` runs for these arguments, for a manifest."""
-    options = {"mask": _mask(query, key, mask), "softcap": softcap, "sinks": sinks, "request": request or Request()}
-    return _serving("attend", implementation, query, key, edits=edits, **options)[0]
+    options = {"sinks": sinks, "request": request or Request()}
+    scoring = _scoring(query, key, mask, None, softcap, *edits)
+    return _serving("attend", implementation, query, key, scoring=scoring, **options)[0]
 
 
-def _mask(query: Tensor, key: Tensor, mask: Mask | None) -> Mask:
-    return Mask(first_query=key.shape[2] - query.shape[2]) if mask is None else mask
+def _scoring(
+    query: Tensor, key: Tensor, mask: Mask | None, scale: float | None, softcap: float | None, *edits: Edit
+) -> Scoring:
+    """Return how scores are made, with what None stands for."""
+    mask = Mask(first_query=key.shape[2] - query.shape[2]) if mask is None else mask
+    return Scoring(mask, query.shape[-1] ** -0.5 if scale is None else scale, softcap, edits)
+
+
+def _again(
+    entry: str, implementation: str, query: Tensor, key: Tensor, lse: Tensor, *scoring: Any
+) -> tuple[Scoring, ModuleType]:
+    """Check the arguments that `tile` and `pool` share; return how scores are made, and the module that serves."""
+    check_tensors(query, key)
+    made = _scoring(query, key, *scoring)
+    check_scoring(query, key, made)
+    check("lse", lse, [*query.shape[:3]], "floating", query)
+    return made, _serving(entry, implementation, query, key, scoring=made)[1]
 
 
 def _serving(
-    entry: str, implementation: str, query: Tensor, key: Tensor, *, edits: tuple[Edit, ...] = (), **options: object
+    entry: str, implementation: str, query: Tensor, key: Tensor, *, scoring: Scoring, **options: object
 ) -> tuple[str, ModuleType]:
     """Return name and module of the implementation that serves `entry`."""
     if implementation != "auto" and implementation not in IMPLEMENTATIONS:
@@ -183,10 +173,10 @@ def _serving(
     for name in IMPLEMENTATIONS if implementation == "auto" else (implementation,):
         module = importlib.import_module(IMPLEMENTATIONS[name])
         refusal = getattr(module, "refusal", None)
-        if edits and not getattr(module, "EDITS", False):
+        if scoring.edits and not getattr(module, "EDITS", False):
             reason = "cannot edit the pattern"
         else:
-            reason = None if refusal is None else refusal(query, key, **options)
+            reason = None if refusal is None else refusal(query, key, scoring=scoring, **options)
         if reason is None and implementation == "auto" and hasattr(module, "by_name_only"):
             reason = module.by_name_only(query)
         if reason is None and hasattr(module, entry):

@@ -75,20 +75,36 @@ def _width(rows: int, queries: int, keys: int, mask: Mask) -> int:
     """Return the most keys that a block of `rows` rows may need."""
     if not mask.causal:
         return keys
-    width = max(1, min(keys, queries + mask.first_query - mask.first_key))
+    width = max(1, min(keys, queries + mask.ahead))
     return width if mask.window is None else min(width, mask.window + rows - 1)
 
 
 def visible_cols(start: int, stop: int, keys: int, mask: Mask) -> slice:
     """Return the key indices that the query rows [start, stop) may see by position; other masks may hide more."""
-    ahead = mask.first_query - mask.first_key
     first, last = 0, keys
     if mask.window is not None:
-        first = start + ahead - mask.window + 1
+        first = start + mask.ahead - mask.window + 1
     if mask.causal:
-        last = stop + ahead
+        last = stop + mask.ahead
     first = min(max(first, 0), keys)
     return slice(first, min(max(last, first), keys))
+
+
+def visible_pairs(rows: slice, cols: slice, mask: Mask, device: torch.device) -> Tensor:
+    """Return True where the query may attend to the key: [batch or 1, heads or 1, rows, cols] bool."""
+    i = torch.arange(rows.start, rows.stop, device=device)[:, None] + mask.first_query
+    j = torch.arange(cols.start, cols.stop, device=device) + mask.first_key
+    visible = torch.ones(len(i), len(j), dtype=torch.bool, device=device)
+    if mask.causal:
+        visible &= j <= i
+    if mask.window is not None:
+        visible &= i - j < mask.window
+    visible = visible[None, None]
+    if mask.keys is not None:
+        visible = visible & mask.keys[:, None, None, cols]
+    if mask.pairs is not None:
+        visible = visible & mask.pairs[:, :, rows, cols]
+    return visible
 
 
 class Hiding:
@@ -96,14 +112,13 @@ class Hiding:
 
     def __init__(self, mask: Mask, most_rows: int, *, dtype: torch.dtype, device: torch.device) -> None:
         self.mask = mask
-        self.ahead = mask.first_query - mask.first_key
         square = torch.full((most_rows, most_rows), HIDDEN, dtype=dtype, device=device)
         self.after, self.before = square.triu(1), square.tril(-1)
 
     def apply(self, scores: Tensor, block: Block) -> None:
         """Lower the hidden scores of the block in place: [batch, kv_heads, group, rows, cols]."""
         rows, cols = block.rows, block.cols
-        size, own = rows.stop - rows.start, rows.start + self.ahead  # the first row's own key index
+        size, own = rows.stop - rows.start, rows.start + self.mask.ahead  # the first row's own key index
         if self.mask.causal:
             _add(scores, cols, own, self.after[:size, :size])
         if self.mask.window is not None:
@@ -131,7 +146,6 @@ def grouped(tensor: Tensor, group: int) -> Tensor:
 
 def may_be_blind(query: Tensor, key: Tensor, mask: Mask) -> bool:
     """Return whether some query might see no key at all, judged by the form of the mask."""
-    ahead = mask.first_query - mask.first_key
-    before_all = mask.causal and ahead < 0
-    past_all = mask.window is not None and ahead + query.shape[2] - mask.window >= key.shape[2]
+    before_all = mask.causal and mask.ahead < 0
+    past_all = mask.window is not None and mask.ahead + query.shape[2] - mask.window >= key.shape[2]
     return before_all or past_all or mask.keys is not None or mask.pairs is not None

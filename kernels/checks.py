@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
-from probe.kernels.contract import Mask, Request
-from probe.kernels.edits import Edit, Reweighting
+from probe.kernels.contract import Request, Scoring
+from probe.kernels.edits import Reweighting
 
 MOST_SETS = 32
+Size = int | str | tuple[int, ...] | range
+"""The size that a dimension must have, the name of one that may have any, or those from which it may choose."""
 
 
 def check_tensors(query: Tensor, key: Tensor, value: Tensor | None = None) -> None:
@@ -38,38 +39,31 @@ def check_tensors(query: Tensor, key: Tensor, value: Tensor | None = None) -> No
         raise ValueError(f"value: expected {[*key.shape[:3], 'value_dim']} to fit key {_size(key)}, got {_size(value)}")
 
 
-def check_mask(query: Tensor, key: Tensor, mask: Mask) -> None:
-    """Raises ValueError unless the mask's tensors broadcast to [batch, heads, queries, keys]."""
-    batch, heads, queries, _ = query.shape
-    keys = key.shape[2]
+def check_scoring(query: Tensor, key: Tensor, scoring: Scoring) -> None:
+    """Raises ValueError for a mask, scale, cap or edit that cannot be meant, or does not fit query and key."""
+    (batch, heads, queries, _), keys, mask = query.shape, key.shape[2], scoring.mask
     if mask.window is not None and mask.window < 1:
         raise ValueError(f"mask.window: expected at least 1 key, got {mask.window}")
     if mask.keys is not None:
-        _check_bool("mask.keys", mask.keys, [(batch,), (keys,)], query.device)
+        check("mask.keys", mask.keys, [batch, keys], "bool", query)
     if mask.pairs is not None:
-        _check_bool("mask.pairs", mask.pairs, [(batch, 1), (heads, 1), (queries,), (keys,)], query.device)
-
-
-def check_scalars(scale: float | None, softcap: float | None) -> None:
-    """Raises ValueError unless scale is finite and softcap positive."""
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale: expected a finite number, got {scale}")
-    if softcap is not None and not 0 < softcap < math.inf:
-        raise ValueError(f"softcap: expected a positive number, got {softcap}")
-
-
-def check_sinks(query: Tensor, sinks: Tensor | None) -> None:
-    """Raises ValueError unless sinks hold one floating logit per query head, on the query's device."""
-    if sinks is None:
-        return
-    if sinks.shape != (query.shape[1],) or not sinks.is_floating_point() or sinks.device != query.device:
-        raise ValueError(f"sinks: expected [{query.shape[1]}] floating on {query.device}, got {_found(sinks)}")
-
-
-def check_lse(query: Tensor, lse: Tensor) -> None:
-    """Raises ValueError unless lse is [batch, heads, queries], floating, on the query's device."""
-    if lse.shape != query.shape[:3] or not lse.is_floating_point() or lse.device != query.device:
-        raise ValueError(f"lse: expected {list(query.shape[:3])} floating on {query.device}, got {_found(lse)}")
+        check("mask.pairs", mask.pairs, [(batch, 1), (heads, 1), queries, keys], "bool", query)
+    if not math.isfinite(scoring.scale):
+        raise ValueError(f"scale: expected a finite number, got {scoring.scale}")
+    if scoring.softcap is not None and not 0 < scoring.softcap < math.inf:
+        raise ValueError(f"softcap: expected a positive number, got {scoring.softcap}")
+    for edit in scoring.edits:
+        if isinstance(edit, Reweighting):
+            sets = edit.sets.shape[2] if edit.sets.ndim == 4 else 0
+            check("edit.sets", edit.sets, [(batch, 1), (heads, 1), sets, keys], "bool", query)
+            size = [queries, sets]
+        else:
+            check("edit.rows", edit.rows, [(batch, 1), "rows"], "int64 query indices", query)
+            for rows in edit.rows.tolist():
+                if len(set(rows)) < len(rows) or any(not 0 <= row < queries for row in rows):
+                    raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {rows}")
+            size = [edit.rows.shape[1], keys]
+        check("edit.log", edit.log, [(batch, 1), (heads, 1), *size], "floating", query)
 
 
 def check_ranges(query: Tensor, key: Tensor, rows: range, cols: range) -> None:
@@ -88,7 +82,7 @@ def check_request(query: Tensor, key: Tensor, request: Request) -> None:
     if not 0 <= request.top <= keys:
         raise ValueError(f"top: expected between 0 and {keys} keys, got {request.top}")
     if request.sets is not None:
-        _check_bool("sets", request.sets, [(batch, 1), (heads, 1), range(1, MOST_SETS + 1), (keys,)], query.device)
+        check("sets", request.sets, [(batch, 1), (heads, 1), range(1, MOST_SETS + 1), keys], "bool", query)
     elif request.partial:
         raise ValueError("partial: expected key sets in `sets`, got none")
     band = request.received
@@ -100,50 +94,25 @@ def check_request(query: Tensor, key: Tensor, request: Request) -> None:
         raise ValueError(f"pooled: expected at least (1, 1) rows and columns, got {request.pooled}")
 
 
-def check_edits(query: Tensor, key: Tensor, edits: tuple[Edit, ...]) -> None:
-    """Raises ValueError unless the tensors of every edit broadcast to what they edit."""
-    batch, heads, queries, _ = query.shape
-    keys, device = key.shape[2], query.device
-    for edit in edits:
-        if isinstance(edit, Reweighting):
-            sets = edit.sets.shape[2] if edit.sets.ndim == 4 else 0
-            _check_bool("edit.sets", edit.sets, [(batch, 1), (heads, 1), (sets,), (keys,)], device)
-            wanted = (queries, sets)
-        else:
-            _check_rows(edit.rows, batch, queries, device)
-            wanted = (edit.rows.shape[1], keys)
-        log = edit.log
-        fits = log.ndim == 4 and log.shape[0] in (batch, 1) and log.shape[1] in (heads, 1) and log.shape[2:] == wanted
-        if not fits or not log.is_floating_point() or log.device != device:
-            sizes = f"{_choice((batch, 1))}, {_choice((heads, 1))}, {wanted[0]}, {wanted[1]}"
-            raise ValueError(f"edit.log: expected [{sizes}] floating on {device}, got {_found(log)}")
+def check(name: str, tensor: Tensor, sizes: list[Size], kind: str, query: Tensor) -> None:
+    """Raises ValueError unless a tensor has these sizes and values of this kind, on the query's device."""
+    fits = tensor.ndim == len(sizes) and all(map(_allows, sizes, tensor.shape))
+    right = tensor.is_floating_point() if kind == "floating" else str(tensor.dtype) == f"torch.{kind.split()[0]}"
+    if not fits or not right or tensor.device != query.device:
+        wanted = ", ".join(map(_words, sizes))
+        found = f"{_size(tensor)} {tensor.dtype} on {tensor.device}"
+        raise ValueError(f"{name}: expected [{wanted}] {kind} on {query.device}, got {found}")
 
 
-def _check_rows(rows: Tensor, batch: int, queries: int, device: torch.device) -> None:
-    if rows.ndim != 2 or rows.shape[0] not in (batch, 1) or rows.dtype != torch.int64 or rows.device != device:
-        sizes = f"{_choice((batch, 1))}, rows"
-        raise ValueError(f"edit.rows: expected [{sizes}] int64 query indices on {device}, got {_found(rows)}")
-    for found in rows.tolist():
-        if len(set(found)) < len(found) or any(not 0 <= row < queries for row in found):
-            raise ValueError(f"edit.rows: expected different query indices in [0, {queries}), got {found}")
+def _allows(allowed: Size, size: int) -> bool:
+    return isinstance(allowed, str) or (size == allowed if isinstance(allowed, int) else size in allowed)
 
 
-def _check_bool(name: str, tensor: Tensor, sizes: list[tuple[int, ...] | range], device: torch.device) -> None:
-    fits = tensor.ndim == len(sizes) and all(size in allowed for size, allowed in zip(tensor.shape, sizes, strict=True))
-    if not fits or tensor.dtype != torch.bool or tensor.device != device:
-        wanted = ", ".join(_choice(allowed) for allowed in sizes)
-        raise ValueError(f"{name}: expected [{wanted}] bool on {device}, got {_found(tensor)}")
-
-
-def _choice(allowed: tuple[int, ...] | range) -> str:
+def _words(allowed: Size) -> str:
     if isinstance(allowed, range):
         return f"{allowed[0]} to {allowed[-1]}"
-    return " or ".join(str(size) for size in dict.fromkeys(allowed))
+    return " or ".join(map(str, dict.fromkeys(allowed))) if isinstance(allowed, tuple) else str(allowed)
 
 
 def _size(tensor: Tensor) -> str:
     return str(list(tensor.shape))
-
-
-def _found(tensor: Tensor) -> str:
-    return f"{_size(tensor)} {tensor.dtype} on {tensor.device}"

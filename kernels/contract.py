@@ -8,8 +8,12 @@ the same numbers.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from probe.kernels.edits import Edit
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,21 @@ class Mask:
     pairs: Tensor | None = None
     first_query: int = 0
     first_key: int = 0
+
+    @property
+    def ahead(self) -> int:
+        """Return the key column at the position of query row 0."""
+        return self.first_query - self.first_key
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The way from q . k to a score: times `scale`, capped, edited, masked (`attend` says more of each)."""
+
+    mask: Mask
+    scale: float
+    softcap: float | None = None
+    edits: tuple[Edit, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,22 +82,19 @@ class Request:
 
     def row_sizes(self, value_dim: int = 0) -> dict[str, tuple[int, ...]]:
         """Return the sizes beyond [batch, heads, queries] of each row statistic that is asked for."""
-        sets = 0 if self.sets is None else self.sets.shape[2]
-        sizes = {name: () for name in ("lse", "entropy", "distance") if getattr(self, name)}
+        sizes: dict[str, tuple[int, ...]] = {name: () for name in ("lse", "entropy", "distance") if getattr(self, name)}
         if self.windowed_distance is not None:
             sizes["windowed_distance"] = ()
         if self.top:
             sizes |= {"top_weight": (self.top,), "top_key": (self.top,)}
         if self.sets is not None:
-            sizes["mass"] = (sets,)
+            sizes["mass"] = self.sets.shape[2:3]
             if self.partial:
-                sizes["partial"] = (sets, value_dim)
+                sizes["partial"] = (self.sets.shape[2], value_dim)
         return sizes
 
     def __bool__(self) -> bool:
-        return any(getattr(self, field.name) != field.default for field in fields(self) if field.name != "sets") or (
-            self.sets is not None
-        )
+        return self.sets is not None or replace(self, sets=None) != Request()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +102,6 @@ class Statistics:
     """The statistics that were requested, and None for the others; float32 unless noted, without gradients.
 
     p is the softmax of the scaled, masked scores s, i a query, j a key, both absolute positions.
-
 
     lse: [batch, heads, queries], log sum_j exp s_ij; includes the learned sink logit where there is one.
     entropy: [batch, heads, queries], -sum_j p_ij log p_ij, in nats, over the real keys.

@@ -92,9 +92,3 @@ Edit = Reweighting | Pinned
 def of_heads(tensor: Tensor, heads: list[int]) -> Tensor:
     """Return the part of [batch, heads or 1, ...] for some of the heads."""
     return tensor if tensor.shape[1] == 1 else tensor[:, heads]
-
-
-def whole(scores: Tensor) -> Block:
-    """Return the block that is all of [batch, heads, queries, keys]."""
-    batch, heads, queries, keys = scores.shape
-    return Block(batch=slice(0, batch), kv_heads=slice(0, heads), rows=slice(0, queries), cols=slice(0, keys))

@@ -15,24 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from probe.kernels.contract import Request, Statistics
-from probe.kernels.sweep import Scoring, Sweep, as_written
+from probe.kernels.contract import Request, Scoring, Statistics
+from probe.kernels.sweep import Sweep, as_written
 
 Forward = Callable[[Request], tuple[Tensor, Statistics]]
-
-
-def differentiable(
-    forward: Forward,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    sinks: Tensor | None,
-    scoring: Scoring,
-    request: Request,
-) -> tuple[Tensor, Statistics]:
-    """Return what `forward(request)` returns, with gradients of the output for query, key, value and sinks."""
-    output, statistics = _Attention.apply(query, key, value, sinks, forward, scoring, request)
-    return output, statistics
 
 
 def without_gradient(statistics: Statistics, *inputs: Tensor | None) -> Statistics:
@@ -59,43 +45,37 @@ class _Constant(torch.autograd.Function):
         )
 
 
-class _Attention(torch.autograd.Function):
+class Attention(torch.autograd.Function):
+    """The results of `forward(request)`, with gradients of the output for the inputs: query, key, value, sinks."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        sinks: Tensor | None,
-        forward: Forward,
-        scoring: Scoring,
-        request: Request,
+        ctx: Any, forward: Forward, scoring: Scoring, request: Request, *inputs: Tensor | None
     ) -> tuple[Tensor, Statistics]:
         output, statistics = forward(replace(request, lse=True))
-        ctx.save_for_backward(query, key, value, sinks, output, statistics.lse)
+        ctx.save_for_backward(*inputs, output, statistics.lse)
         ctx.scoring = scoring
         return output, statistics if request.lse else replace(statistics, lse=None)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, _: None) -> tuple[Tensor | None, ...]:
-        query, key, value, sinks, output, lse = ctx.saved_tensors
-        return *gradients(grad, query, key, value, sinks, output, lse, ctx.scoring), None, None, None
+        return None, None, None, *gradients(grad, ctx.scoring, *ctx.saved_tensors)
 
 
 @as_written
 def gradients(
     grad: Tensor,
+    scoring: Scoring,
     query: Tensor,
     key: Tensor,
     value: Tensor,
     sinks: Tensor | None,
     output: Tensor,
     lse: Tensor,
-    scoring: Scoring,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the gradients of query, key, value and sinks from that of the output."""
-    sweep = Sweep(query, key, scoring)
+    sweep, cap = Sweep(query, key, scoring), scoring.softcap
     lse = lse.to(sweep.dtype)
     d_query, d_key, d_value = (torch.zeros_like(t, dtype=sweep.dtype) for t in (query, key, value))
     moment = (grad.to(sweep.dtype) * output).sum(-1)  # sum_j p_ij dp_ij
@@ -105,13 +85,13 @@ def gradients(
         q, g = sweep.rows(block, query), sweep.rows(block, grad)
         k, v = sweep.cols(block, key), sweep.cols(block, value)
         s = sweep.capped(block)
-        slope = None if sweep.softcap is None else (s / sweep.softcap).square_().neg_().add_(1)
+        slope = None if cap is None else (s / cap).square_().neg_().add_(1)
         p = sweep.weights(block, sweep.edited(s, block), lse).flatten(2, 3).flatten(0, 1)
         d_score = torch.bmm(g, v.transpose(1, 2)).sub_(sweep.rows(block, moment[..., None])).mul_(p)
         if slope is not None:
             d_score.mul_(slope.view_as(d_score))
-        d_score.mul_(sweep.scale)
-        for edit in sweep.edits:
+        d_score.mul_(scoring.scale)
+        for edit in scoring.edits:
             edit.forget(sweep.whole(block, d_score), block)
         block.of(sweep.grouped(d_query), rows=3).copy_(sweep.whole(block, torch.bmm(d_score, k)))
         for target, part in (

@@ -6,31 +6,21 @@ import torch
 from torch import Tensor
 
 from probe.kernels.blocks import MOST_ROWS, Block, visible_cols
-from probe.kernels.contract import Mask
+from probe.kernels.contract import Scoring
 from probe.kernels.pooled import PooledMap
-from probe.kernels.sweep import Scoring, Sweep, as_written
+from probe.kernels.sweep import Sweep, as_written
 
 
 @as_written
-def tile(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    rows: range,
-    cols: range,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
+def tile(query: Tensor, key: Tensor, lse: Tensor, *, rows: range, cols: range, scoring: Scoring) -> Tensor:
     """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32."""
     batch, heads = query.shape[:2]
-    sweep = Sweep(query, key, Scoring(mask, scale, softcap))
+    sweep = Sweep(query, key, scoring)
     lse = lse.to(sweep.dtype)
     found = query.new_zeros(batch, heads, rows[-1] + 1 - rows[0], cols[-1] + 1 - cols[0], dtype=torch.float32)
     for start in range(rows[0], rows[-1] + 1, MOST_ROWS):
         stop = min(start + MOST_ROWS, rows[-1] + 1)
-        seen = visible_cols(start, stop, key.shape[2], mask)
+        seen = visible_cols(start, stop, key.shape[2], scoring.mask)
         seen = slice(max(seen.start, cols[0]), min(seen.stop, cols[-1] + 1))
         if seen.start < seen.stop:
             block = Block(slice(0, batch), slice(0, key.shape[1]), slice(start, stop), seen)
@@ -41,21 +31,11 @@ def tile(
 
 @as_written
 def pool(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    shape: tuple[int, int],
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-    budget: int | None = None,
+    query: Tensor, key: Tensor, lse: Tensor, *, shape: tuple[int, int], scoring: Scoring, budget: int | None = None
 ) -> Tensor:
     """Return the max of p over tiles: at most [batch, heads, *shape] float32."""
-    sweep = Sweep(query, key, Scoring(mask, scale, softcap, budget))
-    lead = (query.shape[0], key.shape[1], sweep.group)
-    pooled = PooledMap(lead, query.shape[2], key.shape[2], shape, dtype=sweep.dtype, device=query.device)
-    lse = lse.to(sweep.dtype)
+    sweep = Sweep(query, key, scoring, budget)
+    pooled, lse = PooledMap(sweep, shape), lse.to(sweep.dtype)
     for block in sweep.blocks():
         if block.cols.start < block.cols.stop:
             pooled.add(block, sweep.weights(block, sweep.scores(block), lse))

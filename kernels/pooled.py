@@ -8,24 +8,16 @@ import torch
 from torch import Tensor
 
 from probe.kernels.blocks import Block
+from probe.kernels.sweep import Sweep
 
 
 class PooledMap:
     """Max of p over tiles, `map` [batch, kv_heads, group, rows, cols], with at most `most` rows and columns."""
 
-    def __init__(
-        self,
-        lead: tuple[int, int, int],
-        queries: int,
-        keys: int,
-        most: tuple[int, int],
-        *,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, sweep: Sweep, most: tuple[int, int]) -> None:
+        queries, keys = sweep.query.shape[2], sweep.key.shape[2]
         self.tile_rows, self.tile_cols = math.ceil(queries / most[0]), math.ceil(keys / most[1])
-        rows, cols = math.ceil(queries / self.tile_rows), math.ceil(keys / self.tile_cols)
-        self.map = torch.zeros(*lead, rows, cols, dtype=dtype, device=device)
+        self.map = sweep.zeros(math.ceil(queries / self.tile_rows), math.ceil(keys / self.tile_cols))
 
     def add(self, block: Block, p: Tensor) -> None:
         """Add the weights of one block, [batch, kv_heads, group, rows, cols]."""

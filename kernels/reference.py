@@ -11,66 +11,34 @@ import math
 import torch
 from torch import Tensor
 
-from probe.kernels.blocks import HIDDEN
-from probe.kernels.contract import Band, Mask, Request, Statistics
-from probe.kernels.edits import Edit, whole
+from probe.kernels.band import counted_queries
+from probe.kernels.blocks import HIDDEN, Block, visible_pairs
+from probe.kernels.contract import Band, Mask, Request, Scoring, Statistics
 
 # autograd goes through the definitions
 DIFFERENTIABLE = True
 EDITS = True
 
 
-def positions(queries: int, keys: int, mask: Mask, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the absolute positions of the queries, [queries, 1], and of the keys, [1, keys]; int64."""
-    i = torch.arange(queries, device=device)[:, None] + mask.first_query
-    j = torch.arange(keys, device=device)[None, :] + mask.first_key
-    return i, j
-
-
-def visible_pairs(queries: int, keys: int, mask: Mask, device: torch.device) -> Tensor:
-    """Return True where the query may attend to the key: [batch or 1, heads or 1, queries, keys] bool."""
-    i, j = positions(queries, keys, mask, device)
-    visible = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=device)
-    if mask.causal:
-        visible = visible & (j <= i)
-    if mask.window is not None:
-        visible = visible & (i - j < mask.window)
-    if mask.keys is not None:
-        visible = visible & mask.keys[:, None, None, :]
-    if mask.pairs is not None:
-        visible = visible & mask.pairs
-    return visible
-
-
-def scores(
-    query: Tensor, key: Tensor, *, mask: Mask, scale: float, softcap: float | None, edits: tuple[Edit, ...] = ()
-) -> Tensor:
+def scores(query: Tensor, key: Tensor, scoring: Scoring) -> Tensor:
     """Return the scaled, capped, edited scores, -inf where masked: [batch, heads, queries, keys] float64."""
-    group = query.shape[1] // key.shape[1]
-    s = scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
-    if softcap is not None:
-        s = softcap * torch.tanh(s / softcap)
-    for edit in edits:
+    group, cap = query.shape[1] // key.shape[1], scoring.softcap
+    s = scoring.scale * (query.double() @ key.double().repeat_interleave(group, dim=1).transpose(-2, -1))
+    if cap is not None:
+        s = cap * torch.tanh(s / cap)
+    for edit in scoring.edits:
         s = s.clone()
-        edit.apply(s[:, :, None], whole(s))
+        edit.apply(s[:, :, None], Block(*(slice(0, size) for size in s.shape)))
         s = s.masked_fill(s <= HIDDEN / 2, -math.inf)
-    return s.masked_fill(~visible_pairs(query.shape[2], key.shape[2], mask, query.device), -math.inf)
+    visible = visible_pairs(slice(0, query.shape[2]), slice(0, key.shape[2]), scoring.mask, query.device)
+    return s.masked_fill(~visible, -math.inf)
 
 
 def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    *,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-    sinks: Tensor | None,
-    request: Request,
-    edits: tuple[Edit, ...] = (),
+    query: Tensor, key: Tensor, value: Tensor, *, scoring: Scoring, sinks: Tensor | None, request: Request
 ) -> tuple[Tensor, Statistics]:
     """Return the output [batch, heads, queries, value_dim] and the statistics that `request` names, all float64."""
-    s = scores(query, key, mask=mask, scale=scale, softcap=softcap, edits=edits)
+    s = scores(query, key, scoring)
     blind = s.isneginf().all(-1)
     everything = s if sinks is None else torch.cat([s, sinks.double()[None, :, None, None].expand(*s.shape[:3], 1)], -1)
     # a row of -inf alone has no gradient that is a number: give it finite scores, and take its weights away afterwards
@@ -79,25 +47,25 @@ def attend(
     v = value.double().repeat_interleave(query.shape[1] // value.shape[1], dim=1)
     output = p @ v
     with torch.no_grad():
-        return output, statistics(p.detach(), log_p.detach(), everything.detach(), v.detach(), blind, mask, request)
+        return output, statistics(p, log_p, everything, v, blind, scoring.mask, request)
 
 
 def statistics(
     p: Tensor, log_p: Tensor, s: Tensor, v: Tensor, blind: Tensor, mask: Mask, request: Request
 ) -> Statistics:
     """Return the statistics from p [batch, heads, queries, keys], log p, and the scores with the sink appended."""
-    i, j = positions(p.shape[2], p.shape[3], mask, p.device)
+    away = torch.arange(p.shape[2], device=p.device)[:, None] - torch.arange(p.shape[3], device=p.device)
+    away += mask.ahead  # i - j
     found: dict[str, Tensor] = {}
     if request.lse:
         found["lse"] = s.logsumexp(-1).masked_fill(blind, -math.inf)
     if request.entropy:
         found["entropy"] = -torch.where(p == 0, 0, p * log_p).sum(-1).masked_fill(blind, math.nan)
     if request.distance:
-        found["distance"] = (p * (i - j)).sum(-1).masked_fill(blind, math.nan)
+        found["distance"] = (p * away).sum(-1).masked_fill(blind, math.nan)
     if request.windowed_distance is not None:
-        found["windowed_distance"] = (
-            (p * (i - j).clamp(max=request.windowed_distance)).sum(-1).masked_fill(blind, math.nan)
-        )
+        clipped = away.clamp(max=request.windowed_distance)
+        found["windowed_distance"] = (p * clipped).sum(-1).masked_fill(blind, math.nan)
     if request.top:
         # a visible key may underflow to p = 0: rank the scores, not the weights
         ranked, key = s[..., : p.shape[-1]].sort(dim=-1, descending=True, stable=True)
@@ -110,33 +78,20 @@ def statistics(
         if request.partial:
             found["partial"] = torch.einsum("bhqk,bhsk,bhkv->bhqsv", p, member, v)
     if request.received is not None:
-        found["received"], found["received_rows"] = received(p, i, j, mask, request.received)
+        found["received"], found["received_rows"] = received(p, away, mask, request.received)
     if request.pooled is not None:
         found["pooled"] = pooled(p, request.pooled)
     return Statistics(**found)
 
 
-def received(p: Tensor, i: Tensor, j: Tensor, mask: Mask, band: Band) -> tuple[Tensor, Tensor]:
+def received(p: Tensor, away: Tensor, mask: Mask, band: Band) -> tuple[Tensor, Tensor]:
     """Return the mean weight on each key, [batch, heads, keys], and how many queries it is over, [batch, keys]."""
-    inside = i - j >= band.lo
+    inside = away >= band.lo
     if band.hi is not None:
-        inside = inside & (i - j <= band.hi)
-    if band.start is not None:
-        inside = inside & (i >= band.start)
-    if band.stop is not None:
-        inside = inside & (i < band.stop)
-    inside = inside.expand(p.shape[0], -1, -1)
-    if mask.keys is not None:
-        inside = inside & real_queries(i[:, 0], mask.keys, mask.first_key)[:, :, None]
-    rows = inside.sum(1)
+        inside &= away <= band.hi
+    inside = inside & counted_queries(p.shape[2], mask, band, p.device)[:, :, None]
+    rows = inside.sum(1).expand(p.shape[0], -1)
     return (p * inside[:, None]).sum(2) / rows[:, None], rows
-
-
-def real_queries(i: Tensor, keys: Tensor, first_key: int) -> Tensor:
-    """Return False where the key at a query's position is padding: [queries] -> [batch, queries] bool."""
-    column = i - first_key
-    held = (column >= 0) & (column < keys.shape[1])
-    return keys[:, column.clamp(0, keys.shape[1] - 1)] | ~held
 
 
 def pooled(p: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -146,33 +101,14 @@ def pooled(p: Tensor, shape: tuple[int, int]) -> Tensor:
     return torch.stack([tile.amax(3) for tile in rows.split(tile_cols, dim=3)], 3)
 
 
-def tile(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    rows: range,
-    cols: range,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
+def tile(query: Tensor, key: Tensor, lse: Tensor, *, rows: range, cols: range, scoring: Scoring) -> Tensor:
     """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float64."""
-    s = scores(query, key, mask=mask, scale=scale, softcap=softcap)
+    s = scores(query, key, scoring)
     p = (s - lse.double()[..., None]).exp().masked_fill(s.isneginf(), 0)
     return p[:, :, rows.start : rows.stop : rows.step, cols.start : cols.stop : cols.step]
 
 
-def pool(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    shape: tuple[int, int],
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-) -> Tensor:
+def pool(query: Tensor, key: Tensor, lse: Tensor, *, shape: tuple[int, int], scoring: Scoring) -> Tensor:
     """Return the max of p over tiles: at most [batch, heads, *shape] float64."""
-    every = range(query.shape[2]), range(key.shape[2])
-    return pooled(tile(query, key, lse, rows=every[0], cols=every[1], mask=mask, scale=scale, softcap=softcap), shape)
+    rows, cols = range(query.shape[2]), range(key.shape[2])
+    return pooled(tile(query, key, lse, rows=rows, cols=cols, scoring=scoring), shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import cache, wraps
 from typing import ParamSpec, TypeVar
 
@@ -12,8 +11,7 @@ import torch
 from torch import Tensor
 
 from probe.kernels.blocks import MOST_ROWS, Block, Hiding, blocks
-from probe.kernels.contract import Mask
-from probe.kernels.edits import Edit
+from probe.kernels.contract import Scoring
 from probe.kernels.products import linear, linear_serves
 
 P = ParamSpec("P")
@@ -50,36 +48,26 @@ def as_written(compute: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-@dataclass(frozen=True, slots=True)
-class Scoring:
-    """The way in which scores are made; `budget` is the most bytes of them in hand at once, None for the device's."""
-
-    mask: Mask
-    scale: float
-    softcap: float | None
-    budget: int | None = None
-    edits: tuple[Edit, ...] = ()
-
-
 class Sweep:
-    """The scores of one pass over the blocks of a query and a key."""
+    """The scores of one pass over the blocks of a query and a key.
 
-    def __init__(self, query: Tensor, key: Tensor, scoring: Scoring) -> None:
-        self.query, self.key = query, key
-        self.mask, self.scale, self.softcap = scoring.mask, scoring.scale, scoring.softcap
-        self.edits = scoring.edits
+    budget: the most bytes of scores in hand at once, None for the device's.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, scoring: Scoring, budget: int | None = None) -> None:
+        self.query, self.key, self.scoring = query, key, scoring
         self.group = query.shape[1] // key.shape[1]
         self.dtype = torch.promote_types(query.dtype, torch.float32)
-        budget = scoring.budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
+        budget = budget or BUDGET.get(query.device.type, DEVICE_BUDGET)
         self.most = max(1, budget // self.dtype.itemsize)
-        self.hiding = Hiding(self.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
+        self.hiding = Hiding(scoring.mask, min(MOST_ROWS, query.shape[2]), dtype=self.dtype, device=query.device)
         self.buffers: dict[str, Tensor] = {}
         if query.device.type == "cpu":
             keep_freed_memory()
 
     def blocks(self) -> Iterator[Block]:
         enough = ENOUGH.get(self.query.device.type, self.most)
-        return blocks(self.query, self.key, self.mask, most=self.most, enough=enough)
+        return blocks(self.query, self.key, self.scoring.mask, most=self.most, enough=enough)
 
     def rows(self, block: Block, tensor: Tensor) -> Tensor:
         """Return a block's rows of [batch, heads, queries, width], a KV head's query heads in one: [.., n, width]."""
@@ -88,6 +76,11 @@ class Sweep:
     def cols(self, block: Block, tensor: Tensor) -> Tensor:
         """Return a block's keys or values of [batch, kv_heads, keys, width]: [.., cols, width]."""
         return block.of(tensor, cols=2).to(self.dtype).flatten(0, 1)
+
+    def zeros(self, *sizes: int) -> Tensor:
+        """Return zeros [batch, kv_heads, group, *sizes] in the dtype of the scores."""
+        lead = (self.query.shape[0], self.key.shape[1], self.group)
+        return torch.zeros(*lead, *sizes, dtype=self.dtype, device=self.query.device)
 
     def grouped(self, tensor: Tensor) -> Tensor:
         """Return [batch, heads, ...] as [batch, kv_heads, group, ...]."""
@@ -123,16 +116,16 @@ class Sweep:
 
     def edited(self, s: Tensor, block: Block) -> Tensor:
         """Return the capped scores with the edits and the mask, in place."""
-        for edit in self.edits:
+        for edit in self.scoring.edits:
             edit.apply(s, block)
         self.hiding.apply(s, block)
         return s
 
     def capped(self, block: Block) -> Tensor:
         """Return scaled, capped scores in a buffer: [batch, kv_heads, group, rows, cols]."""
-        cap = self.softcap
+        scale, cap = self.scoring.scale, self.scoring.softcap
         q = self.rows(block, self.query)
-        q = torch.mul(q, self.scale if cap is None else self.scale / cap, out=self.buffer("queries", *q.shape))
+        q = torch.mul(q, scale if cap is None else scale / cap, out=self.buffer("queries", *q.shape))
         k = self.cols(block, self.key)
         s = self.product(q, k.transpose(1, 2), "scores")
         if cap is not None:

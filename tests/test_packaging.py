@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LINKS = ("kernels", "analyses", "benchmarks", "app")
+PACKED = (".py", ".cpp", ".h", ".html", ".txt", ".jsonl")
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "probe", *LINKS)
 
 
@@ -51,7 +52,7 @@ def test_the_wheel_holds_every_source_file_once_and_nothing_else(wheel):
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     expected = {"probe/py.typed"}
     for folder, inside in (("probe", "probe"), *((name, f"probe/{name}") for name in LINKS)):
-        for path in (p for p in (ROOT / folder).rglob("*") if p.suffix in (".py", ".cpp", ".h", ".html")):
+        for path in (p for p in (ROOT / folder).rglob("*") if p.suffix in PACKED):
             relative = path.relative_to(ROOT / folder)
             if folder != "probe" or relative.parts[0] not in LINKS:
                 expected.add(f"{inside}/{relative.as_posix()}")

@@ -6,21 +6,17 @@ al. 2024, released code: the argmax over the last token of each label).
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from probe.analyses.act import sentiment_texts
 from probe.analyses.measures.intervals import bootstrap_mean
+from probe.analyses.texts.files import json_lines
 from probe.errors import UsageError
-
-if TYPE_CHECKING:
-    from probe.models import Model
+from probe.models import Model
 
 # the words of the paper's prompt for SST-2 (its released code), without the blank at the end, which is the label's
 PROMPT = (
@@ -40,34 +36,28 @@ class Example:
 
 
 def sentiment() -> list[Example]:
-    """Return the built-in two-way sentiment task: 24 reviews to calibrate on, 36 to test on, 40 hard ones."""
-    texts = {
-        "calibration": sentiment_texts.CALIBRATION,
-        "test": sentiment_texts.TEST,
-        "hard": sentiment_texts.HARD,
-    }
-    labels = ("negative", "positive")
+    """Return the built-in two-way sentiment task: 24 short reviews to calibrate on, 36 to test on, 40 hard ones.
+
+    They were written for this project. The hard ones are mixed, or ironic, or say with negations what they mean.
+    """
+    labels = (" negative", " positive")
     return [
-        Example(PROMPT.format(text=text), tuple(f" {each}" for each in labels), labels.index(own), split)
-        for split, pairs in texts.items()
-        for text, own in pairs
+        Example(PROMPT.format(text=row["text"]), labels, labels.index(f" {row['label']}"), row["split"])
+        for _, row in json_lines(Path(__file__).with_name("reviews.jsonl"))
     ]
 
 
 def read(path: Path) -> list[Example]:
     """Read examples from JSON lines of "prompt", "labels", "answer" (a label) and "split". Raises UsageError."""
     found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
+    for place, row in json_lines(path):
         try:
-            row = json.loads(line)
             labels = tuple(map(str, row["labels"]))
             found.append(Example(str(row["prompt"]), labels, labels.index(row["answer"]), str(row["split"])))
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(
-                f'{path}, line {number}: expected {{"prompt": ..., "labels": [...], "answer": a label, "split": '
-                f'"calibration" or a name}} ({type(error).__name__}: {error})'
+                f'{place}: expected {{"prompt": ..., "labels": [...], "answer": a label, "split": "calibration" or a '
+                f"name}} ({type(error).__name__}: {error})"
             ) from None
     check(found, str(path))
     return found

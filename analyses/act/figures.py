@@ -25,10 +25,9 @@ def condition_bars(found: Calibration) -> Plot:
     for split, colour in zip(splits, (MUTED, BLUE, ORANGE, GREEN) * len(splits), strict=False):
         rows = found.conditions[found.conditions["split"] == split]
         for column, measure in enumerate(MEASURES, start=1):
-            points = [(row[measure], row["condition"]) for _, row in rows.iterrows()]
             figure.add_scatter(
-                x=[value for value, _ in points],
-                y=[condition for _, condition in points],
+                x=rows[measure],
+                y=rows["condition"],
                 mode="markers",
                 marker={"color": colour, "size": 10, "opacity": 0.8},
                 name=f"{split} ({int(rows['n'].iloc[0])})",

@@ -10,16 +10,12 @@ once for each head instead.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from probe.analyses.act.classification import Scorer, losses
 from probe.interventions import Blend, CalibrateSinks
-
-if TYPE_CHECKING:
-    from probe.models import Model
+from probe.models import Model
 
 
 def gradients(model: Model, scorer: Scorer, intervention: CalibrateSinks) -> Tensor:

@@ -13,7 +13,7 @@ from probe.analyses.act import claims
 from probe.analyses.act.conditions import BEST, BIAS, CALIBRATION, NONE, RANDOM
 from probe.analyses.measures.agreement import pearson, spearman
 from probe.analyses.measures.intervals import mean_estimate
-from probe.frame.findings import Claim, Estimate, Finding
+from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore
 from probe.frame.tables import Table, columns, written
 from probe.heads import Head
@@ -113,15 +113,11 @@ class Calibration(Result):
         """Return the claims with what was measured on the first held-out split, and of the filter."""
         split, (gradient, effect) = self.held_out[0], self._swept()
 
-        def finding(claim: Claim, found: Estimate | None, control: Estimate | None = None) -> Finding:
-            return claim.finding(found, control, seed=self.manifest.seed, command=self.manifest.command)
-
+        agreement = spearman(gradient, effect, seed=self.manifest.seed) if len(gradient) else None
         return (
-            finding(claims.MORE_THAN_RANDOM, self.gain(BEST, RANDOM, split), self.gain(RANDOM, NONE, split)),
-            finding(claims.MORE_THAN_BIAS, self.gain(BEST, BIAS, split), self.gain(BIAS, NONE, split)),
-            finding(
-                claims.FILTER_AGREES, spearman(gradient, effect, seed=self.manifest.seed) if len(gradient) else None
-            ),
+            self.finding(claims.MORE_THAN_RANDOM, self.gain(BEST, RANDOM, split), self.gain(RANDOM, NONE, split)),
+            self.finding(claims.MORE_THAN_BIAS, self.gain(BEST, BIAS, split), self.gain(BIAS, NONE, split)),
+            self.finding(claims.FILTER_AGREES, agreement),
         )
 
     def head_scores(self) -> dict[str, HeadScore]:

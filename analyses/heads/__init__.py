@@ -25,18 +25,6 @@ beside it (`pruning_conditions`).
     found = heads.run(model, lengths=(300,))
 """
 
-from __future__ import annotations
+from probe.frame.lazy import lazy
 
-from importlib import import_module
-from typing import Any
-
-NAMES = {
-    "Settings": "settings", "run": "analysis", "Heads": "result", "validate": "validation", "compare": "comparison",
-}  # fmt: skip
-"""Public name -> the module that holds it, imported when the name is first used: --help must not import torch."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{NAMES[name]}"), name)
+__getattr__ = lazy(__name__, Settings="settings", run="analysis", Heads="result", compare="comparison")

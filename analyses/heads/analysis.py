@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from probe.analyses.heads import copying, patterns, sink_scores
 from probe.analyses.heads.catalogue import HeadCatalogue, catalogue
 from probe.analyses.heads.claims import CLAIMS
-from probe.analyses.heads.comparison import compare, score_map
+from probe.analyses.heads.comparison import Comparison, compare, score_map
 from probe.analyses.heads.costs import cost
 from probe.analyses.heads.needle_runs import Questions, Reader, put
 from probe.analyses.heads.needles import read_needles
@@ -23,14 +25,12 @@ from probe.analyses.heads.validation import KS, ranking, validation
 from probe.analyses.heads.validation_samples import Check, held_out
 from probe.analyses.texts.haystacks import Haystack, from_files, language_reference
 from probe.errors import UsageError
-from probe.frame.analysis import Analysis, Cost, Facts, Measured, Prompt, Records, Unit
+from probe.frame.analysis import Analysis, Cost, Facts, Measured, Records, Unit
 from probe.frame.run import runner
 from probe.frame.speed import Speed
 from probe.heads import Head
 from probe.models import Model
 from probe.saving.manifest import Manifest
-
-Ranking = tuple[Head, ...]
 
 
 class HeadAnalysis(Analysis[Settings, Heads]):
@@ -66,7 +66,7 @@ class HeadAnalysis(Analysis[Settings, Heads]):
     def held_out(self) -> Questions:
         """Return the needle questions of a validation."""
         asked = self.settings
-        return held_out(haystack=self.haystack, seed=asked.seed + 1, style=asked.prompt_style)  # type: ignore[arg-type]
+        return held_out(self.haystack, seed=asked.seed + 1, style=asked.prompt_style)
 
     def prepare(self, model: Model) -> None:
         settings, facts = self.settings, Facts.of(model)
@@ -74,10 +74,14 @@ class HeadAnalysis(Analysis[Settings, Heads]):
             self._other = _catalogue_of(settings, facts)
         if settings.retrieves:
             self.questions.check(model)
-            self._read(self.questions).prompt(model, 0)  # a needle that is too long for its context is seen here
+            self._read(self.questions).read(model, 0)  # a needle that is too long for its context is seen here
         if settings.validate:
-            self._check(ranking(settings.ranked if settings.ranked is not None else [], facts))
+            self._check(facts, settings.ranked if settings.ranked is not None else ())
             self.held_out.check(model)
+
+    def is_current(self, result: Heads) -> bool:
+        """Return whether the run that --compare names has the scores that the saved comparison shows."""
+        return result.comparison == self._compared(result.catalogue)
 
     def inputs(self) -> dict[str, Any]:
         found: dict[str, Any] = {"haystack_sha256": self.haystack.sha256}
@@ -86,7 +90,7 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         else:
             found["needles"] = [[each.text, each.question, each.answer] for each in self.questions.needles]
         if (ranked := self.settings.ranked) is not None:
-            found["ranked"] = ranked.tolist() if isinstance(ranked, torch.Tensor) else [list(head) for head in ranked]
+            found["ranked"] = ranked.tolist() if isinstance(ranked, Tensor) else [list(head) for head in ranked]
         return found
 
     def describe(self) -> str:
@@ -102,17 +106,13 @@ class HeadAnalysis(Analysis[Settings, Heads]):
 
     def expected(self, facts: Facts) -> int:
         asked = len(self.questions) if self.settings.retrieves else 0
-        samples = 0
-        if self.settings.validate:
-            samples = len(self._check(ranking([], facts)).samples())
-        return asked + len(self._score_units()) + samples
+        samples = self._check(facts).samples() if self.settings.validate else ()
+        return asked + len(self._score_units()) + len(samples)
 
     def estimate(self, model: Model, speed: Speed) -> Cost:
-        conditions = 0
-        if self.settings.validate:
-            conditions = len(self._check(ranking([], Facts.of(model))).conditions.all)
         questions = self.questions if self.settings.retrieves else None
-        return cost(model, speed, questions=questions, kinds=self.settings.other_kinds, conditions=conditions)
+        check = self._check(Facts.of(model)) if self.settings.validate else None
+        return cost(model, speed, questions=questions, kinds=self.settings.other_kinds, check=check)
 
     def plan(self, facts: Facts, records: Records) -> list[Unit]:
         asked = self._needle_units(facts, records)
@@ -122,46 +122,39 @@ class HeadAnalysis(Analysis[Settings, Heads]):
             check_retrieved([records[unit.name] for unit in asked], facts)
         units = [*asked, *self._score_units()]
         if self.settings.validate:
-            ranked = self._ranking(facts, records)
+            check = self._check(facts, self._ranked(facts, records))
             # what a sample gives depends on the heads at the top, not on the order of the rest
-            best = [list(head) for head in ranked[: max(self._check(ranked).conditions.ks)]]
-            samples = self._samples(facts)
-            units += [Unit(self._validation_name(name), {"sample": name, "best": best}) for name in samples]
+            best = [list(head) for head in check.conditions.ranked[: max(check.conditions.ks)]]
+            units += [Unit(self._validation_name(name), {"sample": name, "best": best}) for name in check.samples()]
         return units
 
     def measure(self, model: Model, unit: Unit) -> Measured:
         if unit.name == "patterns":
-            found = patterns.run(model, seed=self.settings.seed)
-            scores = {pattern: found.per_sample(pattern) for pattern in patterns.PATTERNS}
-            return Measured({**scores, "bos": found.bos}, [Prompt.of(row) for row in found.ids])
+            return patterns.measure(model, seed=self.settings.seed)
         if unit.name == "copying":
-            copied = copying.run(model)
-            return Measured({"copying": copied.score, "norms": copied.norms, "unread": list(copied.unread)})
+            return copying.measure(model)
         if unit.name == "sink":
-            sinks = sink_scores.run(model, haystack=self.haystack)
-            return Measured({"sink": sinks.per_sample, "bos": sinks.bos}, [Prompt.of(row) for row in sinks.ids])
+            return sink_scores.measure(model, haystack=self.haystack)
         if "question" in unit.arguments:
-            reader = self._read(self.questions)
-            prompt = reader.prompt(model, unit.arguments["question"])
-            cache = reader.cache(model, prompt)
-            return put(model, prompt, cache, max_new_tokens=self.settings.max_new_tokens)
-        check = self._check(ranking([Head(*each) for each in unit.arguments["best"]], Facts.of(model)))
+            prompt, group = self._read(self.questions).read(model, unit.arguments["question"])
+            return put(model, prompt, group.cache(model, prompt), max_new_tokens=self.settings.max_new_tokens)
+        check = self._check(Facts.of(model), [Head(*each) for each in unit.arguments["best"]])
         return check.measure(model, self._read(self.held_out), unit.arguments["sample"])
 
     def reduce(self, model: Model, records: Records, manifest: Manifest) -> Heads:
         facts, settings = Facts.of(model), self.settings
         retrieval = checked = None
-        samples: dict[str, torch.Tensor] = {}
+        samples: dict[str, Tensor] = {}
         if asked := [records[unit.name] for unit in self._needle_units(facts, records)]:
             manifest = replace(manifest, bos=asked[0]["bos"])
             early = len(asked) < len(self.questions)
             retrieval = retrieval_heads(asked, facts, manifest, variant=settings.score, stopped_early=early)
             samples["retrieval"] = retrieval.per_sample
         if settings.validate:
-            done = [records[self._validation_name(name)] for name in self._samples(facts)]
+            check = self._check(facts, self._ranked(facts, records))
+            done = [records[self._validation_name(name)] for name in check.samples()]
             manifest = replace(manifest, bos=done[0]["bos"])
-            conditions = self._check(self._ranking(facts, records)).conditions
-            checked = validation(done, conditions, settings.phase, manifest)
+            checked = validation(done, check.conditions, settings.phase, manifest)
         computed, notes = {}, []
         for unit in self._score_units():
             record = records[unit.name]
@@ -172,12 +165,14 @@ class HeadAnalysis(Analysis[Settings, Heads]):
             samples |= {kind: record[kind] for kind in settings.other_kinds if kind in record}
             manifest = manifest if asked else replace(manifest, bos=record["bos"])
         table = catalogue(samples, manifest, n_kv_heads=facts.n_kv_heads, computed=computed, notes=notes)
-        compared = None
-        if self._other is not None:
-            compared = compare(table, self._other, kind=next(iter(table.scores)))
         return Heads(
-            manifest=manifest, retrieval=retrieval, catalogue=table, validation=checked, comparison=compared
+            manifest=manifest, retrieval=retrieval, catalogue=table, validation=checked,
+            comparison=self._compared(table),
         )  # fmt: skip
+
+    def _compared(self, table: HeadCatalogue) -> Comparison | None:
+        """Return the agreement of the first score with that of the run that --compare names."""
+        return None if self._other is None else compare(table, self._other, kind=next(iter(table.scores)))
 
     def _needle_units(self, facts: Facts, records: Records) -> list[Unit]:
         """Return the needle questions that are known now; with --until-stable the next one depends on those before."""
@@ -201,23 +196,24 @@ class HeadAnalysis(Analysis[Settings, Heads]):
         """Return the name of a sample's unit: all conditions run in one batch, so the fills and the phase are in it."""
         return f"validation {'+'.join(self.settings.fills)} {self.settings.phase}, {sample}"
 
-    def _samples(self, facts: Facts) -> list[str]:
-        return self._check(ranking([], facts)).samples()
-
-    def _ranking(self, facts: Facts, records: Records) -> Ranking:
-        """Return the heads to validate, best first."""
+    def _ranked(self, facts: Facts, records: Records) -> Tensor | Sequence[Head]:
+        """Return the score map, or the heads, that a validation takes its best heads from."""
         if self.settings.ranked is not None:
-            return ranking(self.settings.ranked, facts)
+            return self.settings.ranked
         samples = [records[unit.name] for unit in self._needle_units(facts, records)]
-        return ranking(torch.stack(scored(samples, facts, variant=self.settings.score)).mean(0), facts)
+        return torch.stack(scored(samples, facts, variant=self.settings.score)).mean(0)
 
-    def _check(self, ranked: Ranking) -> Check:
-        """Return the validation of these heads, given all heads of the model, best first."""
+    def _check(self, facts: Facts, scores: Tensor | Sequence[Head] = ()) -> Check:
+        """Return the validation of the heads that score highest."""
+        ranked = ranking(scores, facts)
         ks = tuple(k for k in KS if 2 * k <= len(ranked))
         if not ks:
             raise UsageError(f"--validate needs {2 * min(KS)} heads, half of them as a control; got {len(ranked)}")
         conditions = Conditions(ranked, ks, self.settings.fills, seed=self.settings.seed + 1)  # type: ignore[arg-type]
-        return Check(questions=self.held_out, conditions=conditions, phase=self.settings.phase)  # type: ignore[arg-type]
+        return Check(
+            questions=self.held_out, conditions=conditions, most=self.settings.held_out,
+            phase=self.settings.phase,  # type: ignore[arg-type]
+        )  # fmt: skip
 
     def _read(self, questions: Questions) -> Reader:
         """Return the reader of these questions; one at a time keeps its key-value cache."""

@@ -8,12 +8,11 @@ retrieval heads of the model are mostly its induction heads.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
 import pandas as pd
-import torch
 from torch import Tensor
 
 from probe.analyses.heads.claims import INDUCTION
@@ -22,7 +21,7 @@ from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean
 from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore, label
-from probe.frame.tables import Column, Table, decimal, percent
+from probe.frame.tables import Table, columns, decimal, percent
 from probe.heads import Head
 from probe.saving.manifest import Manifest
 from probe.saving.results import Result
@@ -94,24 +93,23 @@ class HeadCatalogue(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per head, best first: layer, head, kv_group, each score, and _low and _high if sampled."""
-        columns: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         for kind, score in self.scores.items():
-            columns[kind] = score
+            found[kind] = score
             if kind in self.per_sample:
-                columns |= {f"{kind}_low": self.low[kind], f"{kind}_high": self.high[kind]}
-        return head_table(columns, n_kv_heads=self.n_kv_heads)
+                found |= {f"{kind}_low": self.low[kind], f"{kind}_high": self.high[kind]}
+        return head_table(found, n_kv_heads=self.n_kv_heads)
 
     def tables(self) -> dict[str, Table]:
         """Return the table of heads."""
         rows = self.to_df()
         rows.insert(0, "name", [str(Head(*place)) for place in zip(rows["layer"], rows["head"], strict=True)])
-        columns = [Column(name="name", header="head"), Column(name="kv_group", header="KV")]
-        for kind in self.scores:
-            low, high = ("retrieval_low", "retrieval_high") if kind == "retrieval" else (None, None)
-            columns.append(Column(name=kind, header=label(kind), write=decimal, low=low, high=high))
+        interval = {"retrieval": ("retrieval_low", "retrieval_high")}
+        scores = {kind: (label(kind), decimal, *interval.get(kind, ())) for kind in self.scores}
         said = "; ".join(f"{label(kind)}: {SCORES[kind][2]}" for kind in self.scores)
         meaning = f"head: layer and index, both from 0; KV: the key-value head that it reads; {said}"
-        return {"heads": Table(rows=rows, columns=tuple(columns), meaning=meaning, top=20)}
+        shown = columns(name="head", kv_group="KV", **scores)
+        return {"heads": Table(rows=rows, columns=shown, meaning=meaning, top=20)}
 
     def summary(self) -> tuple[str, ...]:
         """Return in sentences how retrieval and induction correlate, the mean sink score, and the notes."""
@@ -133,7 +131,7 @@ class HeadCatalogue(Result):
         if pair is None:
             return ()
         found = Estimate(pair["pearson"], pair["low"], pair["high"], n=int(pair["heads"]))
-        return (INDUCTION.finding(found, seed=self.manifest.seed, command=self.manifest.command),)
+        return (self.finding(INDUCTION, found),)
 
     def head_scores(self) -> dict[str, HeadScore]:
         """Return every score, with its interval where it was sampled."""
@@ -195,18 +193,13 @@ def catalogue(
     """
     known = {kind: each.mean(0) for kind, each in samples.items()} | dict(computed or {})
     scores = {kind: known[kind] for kind in SCORES if kind in known}
-    low, high = {}, {}
-    for kind, score in scores.items():
-        nothing = torch.full_like(score, torch.nan)
-        low[kind], high[kind] = (
-            bootstrap_mean(samples[kind], seed=manifest.seed) if kind in samples else (nothing, nothing)
-        )
+    bounds = {kind: bootstrap_mean(samples[kind], seed=manifest.seed) for kind in scores if kind in samples}
     return HeadCatalogue(
         manifest=manifest,
         scores=scores,
-        low=low,
-        high=high,
-        per_sample={kind: samples[kind] for kind in scores if kind in samples},
+        low={kind: low for kind, (low, _) in bounds.items()},
+        high={kind: high for kind, (_, high) in bounds.items()},
+        per_sample={kind: samples[kind] for kind in bounds},
         correlations=correlation_table(scores),
         notes=tuple(notes),
         n_kv_heads=n_kv_heads,
@@ -216,11 +209,8 @@ def catalogue(
 def correlation_table(scores: Mapping[str, Tensor]) -> pd.DataFrame:
     """Return one row per pair of maps [layers, heads]: a, b, pearson, low, high, spearman, heads."""
     columns = ["a", "b", "pearson", "low", "high", "spearman", "heads"]
-    rows = []
-    for a, b in combinations(scores, 2):
-        found = correlate(scores[a], scores[b])
-        rows.append([a, b, found.pearson, found.low, found.high, found.spearman, found.heads])
-    return pd.DataFrame(rows, columns=columns)
+    pairs = [{"a": a, "b": b} | asdict(correlate(scores[a], scores[b])) for a, b in combinations(scores, 2)]
+    return pd.DataFrame(pairs, columns=columns)
 
 
 def _reading(pearson: float) -> str:

@@ -11,21 +11,21 @@ from probe.frame.findings import Claim, above, above_control, below, below_contr
 SPARSE = Claim(
     name="sparse",
     text="Few heads are retrieval heads",
-    source="Wu et al. 2024, section 3.1: less than 5% of the heads",
+    source="Wu et al. 2024, the property 'sparse': less than 5% of the heads",
     quantity="share of the heads with a retrieval score of at least 0.1",
     rule=below(0.05),
 )
 INDUCTION = Claim(
     name="induction",
     text="Retrieval heads are mostly induction heads",
-    source="Olsson et al. 2022, argument 4: induction heads also copy in other contexts",
+    source="Olsson et al. 2022: induction heads also copy in other contexts",
     quantity="Pearson's r of the retrieval and induction scores over the heads",
     rule=above(0.5),
 )
 NECESSARY = Claim(
     name="necessary",
     text="Without its retrieval heads the model retrieves less than without random heads",
-    source="Wu et al. 2024, section 4.1",
+    source="Wu et al. 2024, the property 'causal'",
     quantity="share of held-out needles retrieved with the best heads pruned",
     control="with random heads pruned in the same number",
     rule=below_control(),
@@ -33,7 +33,7 @@ NECESSARY = Claim(
 SPECIFIC = Claim(
     name="specific",
     text="Pruning retrieval heads harms answers from memory less than answers from the context",
-    source="Wu et al. 2024, section 4.3",
+    source="Wu et al. 2024, answers with and without chain of thought",
     quantity="fall of the closed-book accuracy with the best heads pruned",
     control="fall of the needle accuracy",
     rule=below_control(),

@@ -1,7 +1,7 @@
 """Two score maps against each other, head by head: of two runs, two checkpoints of one architecture, or two scores.
 
-Wu et al. (2024, section 3.3) call retrieval heads intrinsic because the maps of one model family correlate (Pearson's r
-of 0.89 to 0.96 for base and chat models, or dense and mixture models) and those of different families do not (about 0).
+Wu et al. (2024) call retrieval heads intrinsic because the maps of one model family correlate (Pearson's r of 0.89 to
+0.96 in their released scores, for base and chat or dense and mixture models) and those of other families do not (0).
 The layers and heads of both models must match one to one.
 """
 
@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from torch import Tensor
 
-from probe.analyses.measures.agreement import correlate, shared_top, top_heads
+from probe.analyses.measures.agreement import correlate, shared_top
+from probe.analyses.measures.head_tables import head_table
 from probe.errors import UsageError
 from probe.frame.scores import label
 from probe.frame.tables import decimal
@@ -56,23 +57,12 @@ class Comparison(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per head, a's best first: layer, head, scores, ranks (1 is best; NaN is none), shared."""
-        rows = []
-        first = {head: rank for rank, head in enumerate(top_heads(self.a, self.a.numel()), start=1)}
-        second = {head: rank for rank, head in enumerate(top_heads(self.b, self.b.numel()), start=1)}
-        unscored = [head for head in second if head not in first]
-        for head in [*first, *unscored]:
-            rows.append(
-                {
-                    "layer": head.layer,
-                    "head": head.head,
-                    "a": float(self.a[head]),
-                    "b": float(self.b[head]),
-                    "a_rank": first.get(head, float("nan")),
-                    "b_rank": second.get(head, float("nan")),
-                    "shared": head in self.shared,
-                }
-            )
-        return pd.DataFrame(rows)
+        table = head_table({"a": self.a, "b": self.b})
+        by_place = table.sort_values(["layer", "head"])  # of equal scores, the lower layer and head ranks first
+        for run in "ab":
+            table[f"{run}_rank"] = by_place[run].rank(ascending=False, method="first")
+        heads = zip(table["layer"], table["head"], strict=True)
+        return table.assign(shared=[head in self.shared for head in heads])
 
     def figures(self) -> dict[str, Plot]:
         from probe.figures.heads import scatter_figure
@@ -105,21 +95,10 @@ def compare(a: Result, b: Result, *, kind: str = "retrieval", k: int = 20) -> Co
         names = [f"{result.manifest.name} ({result.manifest.fingerprint()[:6]})" for result in (a, b)]
     options = {"kind": kind, "k": top.k, "a": a.manifest.fingerprint(), "b": b.manifest.fingerprint()}
     return Comparison(
-        manifest=replace(a.manifest, analysis="comparison", options=options),
-        kind=kind,
-        a_name=names[0],
-        b_name=names[1],
-        a=first,
-        b=second,
-        pearson=found.pearson,
-        low=found.low,
-        high=found.high,
-        spearman=found.spearman,
-        k=top.k,
-        shared=top.heads,
-        expected=top.expected,
-        chance=top.chance,
-    )
+        manifest=replace(a.manifest, analysis="comparison", options=options), kind=kind, a_name=names[0],
+        b_name=names[1], a=first, b=second, pearson=found.pearson, low=found.low, high=found.high,
+        spearman=found.spearman, k=top.k, shared=top.heads, expected=top.expected, chance=top.chance,
+    )  # fmt: skip
 
 
 def score_map(result: Result, kind: str) -> Tensor:

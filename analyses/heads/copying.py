@@ -22,35 +22,20 @@ the head cannot copy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from probe.analyses.heads.ov_circuits import Norms, OVLayer, find_norms, visit_circuits
+from probe.analyses.heads.norm_gains import Norms, find_norms
 from probe.engine.attention import text_config
+from probe.engine.projections import Projections, visit_projections
 from probe.errors import ProbeError
-
-if TYPE_CHECKING:
-    from probe.models import Model
+from probe.frame.analysis import Measured
+from probe.models import Model
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative error of a layer's OV maps on random vectors at which the module still counts as linear."""
 
 VOCAB_CHUNK = 8192
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class CopyingScores:
-    """Copying scores [layers, heads] in -1..1; NaN where a head's OV circuit could not be read, and `unread` says why.
-
-    norms: which gains are folded in.
-    """
-
-    score: Tensor
-    norms: str
-    unread: tuple[str, ...]
 
 
 def copying_score(core: Tensor) -> Tensor:
@@ -87,7 +72,7 @@ def embedding_product(embedding: Tensor, unembedding: Tensor) -> Tensor:
     return product
 
 
-def layer_cores(maps: OVLayer, product: Tensor, norms: Norms) -> Tensor:
+def layer_cores(maps: Projections, product: Tensor, norms: Norms) -> Tensor:
     """Return [heads, value_dim, value_dim] with the non-zero eigenvalues of W_E V O W_U, norm gains folded in."""
     heads, kv_heads = maps.output.shape[0], maps.value.shape[0]
     hidden, value_dim = maps.value.shape[1:]
@@ -104,15 +89,19 @@ def layer_cores(maps: OVLayer, product: Tensor, norms: Norms) -> Tensor:
 
 
 @torch.no_grad()
-def run(model: Model) -> CopyingScores:
-    """Return the copying score of every head; takes one forward pass over about `hidden` sequences of one token."""
+def measure(model: Model) -> Measured:
+    """Return the score of every head, [layers, heads] in -1..1, from a pass over about `hidden` sequences of one token.
+
+    It is NaN where a head's OV circuit could not be read: `unread` says why. `norms` says which gains are folded in.
+    """
     score = torch.full((model.n_layers, model.n_heads), torch.nan)
     unread: list[str] = []
     norms = find_norms(model)
 
-    def visit(maps: OVLayer) -> None:
-        if maps.error > TOLERANCE[model.dtype]:
-            unread.append(f"layer {maps.layer}: attention is not linear in its input (off by {maps.error:.2g})")
+    def visit(maps: Projections) -> None:
+        error = max(maps.value_error, maps.output_error)
+        if error > TOLERANCE[model.dtype]:
+            unread.append(f"layer {maps.layer}: attention is not linear in its input (off by {error:.2g})")
         else:
             score[maps.layer] = copying_score(layer_cores(maps, product, norms))
 
@@ -121,5 +110,5 @@ def run(model: Model) -> CopyingScores:
     except ProbeError as error:
         unread.append(f"all layers: {error}")
     else:
-        visit_circuits(model, visit)
-    return CopyingScores(score=score, norms=norms.describe(), unread=tuple(unread))
+        visit_projections(model.hf, model.seam, model.stream, visit)
+    return Measured({"copying": score, "norms": norms.describe(), "unread": unread})

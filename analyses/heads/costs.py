@@ -8,20 +8,17 @@ the right minute.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import torch
 
 from probe.analyses.heads import patterns, sink_scores
 from probe.analyses.heads.needle_runs import Questions
-from probe.analyses.heads.validation_samples import FACT_TOKENS, Check, held_out
+from probe.analyses.heads.validation_samples import FACT_TOKENS, Check
 from probe.analyses.texts.closed_book import FACTS
 from probe.frame.analysis import Cost
 from probe.frame.speed import Speed, operations, plain_seconds
+from probe.models import Model
 from probe.saving.manifest import peak_memory
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 QUESTION = 90
 """Tokens that the template, the question and the instruction add to the prose, roughly."""
@@ -31,37 +28,35 @@ Prompts = list[tuple[int, int]]
 
 
 def cost(
-    model: Model, speed: Speed, *, questions: Questions | None, kinds: Collection[str], conditions: int = 0
+    model: Model, speed: Speed, *, questions: Questions | None, kinds: Collection[str], check: Check | None = None
 ) -> Cost:
-    """Return what a run costs at this speed.
-
-    questions: the needle questions, if any. kinds: the other scores. conditions: prunings of each sample of a
-    validation, 0 without one.
-    """
+    """Return what a run costs at this speed: its needle questions, if any, the other scores, and its validation."""
     parts: list[tuple[str, float]] = []
     prompts = _score_prompts(kinds)
-    longest = sink_scores.LENGTH
+    longest, rows = sink_scores.LENGTH, 1
     if questions is not None:
-        needles = _needle_prompts(questions)
         pieces = stretches(questions)
         reading = sum(operations(model, new, past) for new, past in pieces) * speed.per_operation
         title = f"{len(questions)} needles, {sum(new for new, _ in pieces):,} tokens to read"
         parts.append((title, reading + len(questions) * questions.max_new_tokens / 2 * speed.per_step))
-        prompts += needles
+        prompts += _needle_prompts(questions)
         longest = max(longest, *questions.lengths)
     if kinds:
         parts.append(("the other scores", _scoring(model, speed, kinds)))
-    if conditions:
-        asked, passages = _validation_prompts()
+    if check is not None:
+        conditions = len(check.conditions.all)
+        rows = min(conditions, check.batch_size)
+        facts = [(QUESTION // 2, FACT_TOKENS // 2)] * len(FACTS)
+        asked = _needle_prompts(check.questions)[: check.most] + facts[: check.most]
+        passages = [(check.passage_tokens, 0)] * check.passages
         prompts += asked + passages
         reading = plain_seconds(model, speed, [(tokens, 0) for tokens, _ in asked + passages * conditions])
-        batches = -(-conditions // _rows(conditions))
-        step = speed.per_step + (_rows(conditions) - 1) * speed.per_row
-        decoding = sum(written for _, written in asked) * batches * step
+        batches = -(-conditions // rows)
+        decoding = sum(written for _, written in asked) * batches * (speed.per_step + (rows - 1) * speed.per_row)
         parts.append((f"pruning, {conditions} conditions a sample", reading + decoding))
     return Cost(
         seconds=sum(seconds for _, seconds in parts),
-        memory=peak_memory() + _working_memory(model, longest + QUESTION, rows=_rows(conditions)),
+        memory=peak_memory() + _working_memory(model, longest + QUESTION, rows=rows),
         plain=plain_seconds(model, speed, prompts),
         parts=tuple(parts),
     )
@@ -99,17 +94,6 @@ def _scoring(model: Model, speed: Speed, kinds: Collection[str]) -> float:
         hidden = _hidden_size(model)
         seconds += (2 * model.vocab * hidden**2 + operations(model, hidden)) * speed.per_operation
     return seconds
-
-
-def _validation_prompts() -> tuple[Prompts, Prompts]:
-    """Return the prompts that are answered, and the passages of prose that are only read."""
-    facts = [(QUESTION // 2, FACT_TOKENS // 2)] * len(FACTS)
-    return _needle_prompts(held_out()) + facts, [(Check.passage_tokens, 0)] * Check.passages
-
-
-def _rows(conditions: int) -> int:
-    """Return the rows of the batches that a validation runs; 1 without a validation."""
-    return max(1, min(conditions, Check.batch_size))
 
 
 def _working_memory(model: Model, tokens: int, *, rows: int) -> int:

@@ -12,15 +12,13 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from probe.analyses.heads.needles import Needle
 from probe.analyses.texts.haystacks import SENTENCE_END, Haystack
 from probe.errors import ProbeError, UsageError
-
-if TYPE_CHECKING:
-    from probe.models import Model
-    from probe.tokens import Tokens
+from probe.models import Model
+from probe.tokens import Tokens
 
 Style = Literal["chat", "plain"]
 
@@ -119,27 +117,23 @@ def hide(model: Model, needle: Needle, window: Window, *, length: int, depth: fl
     if prose < 1:
         raise UsageError(f"--lengths {length} leaves no room for a needle of {own} tokens: {needle.text!r}")
     end = None if depth == 100 else window.nearest_sentence_end(depth / 100 * prose, below=window.ends[prose - 1])
-    best: NeedlePrompt | None = None
+    found: list[NeedlePrompt] = []
     for _ in range(6):  # the cut can merge with what follows it, so the length is corrected until it is met
         if not 1 <= prose <= len(window.ends):
             break
         cut = window.ends[prose - 1]
-        found = _assemble(model, needle, window.text[:cut], cut if end is None else end, style=style)
-        prompt = NeedlePrompt(*found[:2], answer=found[2], wanted_length=length, length=found[3], depth=depth,
-                              depth_reached=found[4])  # fmt: skip
-        if best is None or abs(prompt.length - length) < abs(best.length - length):
-            best = prompt
-        if prompt.length == length:
+        place = cut if end is None else end
+        found.append(_assemble(model, needle, window.text[:cut], place, length=length, depth=depth, style=style))
+        if found[-1].length == length:
             break
-        prose += length - prompt.length
-    assert best is not None  # the first cut lies in the window
-    return best
+        prose += length - found[-1].length
+    return min(found, key=lambda prompt: abs(prompt.length - length))  # not empty: the first cut lies in the window
 
 
 def _assemble(
-    model: Model, needle: Needle, prose: str, end: int, *, style: Style
-) -> tuple[Tokens, Needle, range, int, float]:
-    """Return tokens, needle, answer positions, context tokens and depth in percent; the needle follows `end`."""
+    model: Model, needle: Needle, prose: str, end: int, *, length: int, depth: float, style: Style
+) -> NeedlePrompt:
+    """Return the prompt whose needle follows the character `end` of the prose."""
     before = f"{prose[:end]} " if end else ""
     after = prose[end:] if end else f" {prose}"
     context = f"{before}{needle.text}{after}"
@@ -151,10 +145,7 @@ def _assemble(
     whole = len(tokens.span(start, start + len(context)))
     own = len(tokens.span(place, place + len(needle.text)))
     ahead = len(tokens.span(start, start + end)) if end else 0
-    return (
-        tokens,
-        needle,
-        tokens.span(spaced, answer + len(needle.answer)),
-        whole,
-        100 * ahead / (whole - own),
-    )
+    return NeedlePrompt(
+        tokens, needle, answer=tokens.span(spaced, answer + len(needle.answer)), wanted_length=length, length=whole,
+        depth=depth, depth_reached=100 * ahead / (whole - own),
+    )  # fmt: skip

@@ -12,10 +12,11 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from probe.analyses.heads.needle_prompts import NeedlePrompt, Style, ask, encode, hide, open_window
 from probe.analyses.heads.needles import FAMILIES, MAIN, Needle, Pool
@@ -25,29 +26,26 @@ from probe.engine.decoding import crop, repeat
 from probe.errors import UsageError
 from probe.frame.analysis import Measured, Prompt
 from probe.kernels.contract import Request
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-    from probe.models import Model
+from probe.models import Model
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Group:
-    """Prompts that begin alike. shared: [tokens] ids of their prose, as far as the deepest needle leaves it whole."""
+    """Prompts that begin alike. shared: [tokens] ids of their prose, as far as the deepest needle leaves it whole.
+
+    read: the key-value cache of the shared beginning, once a prompt has needed it; no number depends on it.
+    """
 
     prompts: tuple[NeedlePrompt, ...]
     shared: Tensor
+    read: DynamicCache | None = None
 
-    def read(self, model: Model) -> DynamicCache:
-        """Return the key-value cache of the shared beginning."""
-        return model.prefill(self.shared)
-
-    def cache(self, model: Model, read: DynamicCache, prompt: NeedlePrompt) -> DynamicCache:
+    def cache(self, model: Model, prompt: NeedlePrompt) -> DynamicCache:
         """Return the cache of a prompt without its last token: a copy of `read`, cut to what is common, continued."""
+        self.read = self.read or model.prefill(self.shared)
         ids = prompt.tokens.ids[:-1]
         keep = common_prefix(self.shared, ids)
-        return model.prefill(ids[keep:], cache=crop(repeat(read, 1), keep))
+        return model.prefill(ids[keep:], cache=crop(repeat(self.read, 1), keep))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,32 +123,20 @@ class Questions:
 
 
 class Reader:
-    """Reads the questions one by one, and keeps the group of prompts that was read last.
-
-    The key-value cache of a group's common beginning is made once; no number depends on whether it was there.
-    """
+    """Reads the questions one by one, and keeps the group of prompts that was read last."""
 
     def __init__(self, questions: Questions) -> None:
         self.questions = questions
-        self._groups = list(questions.groups())
-        self._at = -1
+        self._at: tuple[int, int] | None = None
         self._group: Group | None = None
-        self._read: DynamicCache | None = None
 
-    def prompt(self, model: Model, index: int) -> NeedlePrompt:
-        """Return the prompt of question `index`."""
-        at, place = divmod(index, self.questions.per_group)
+    def read(self, model: Model, index: int) -> tuple[NeedlePrompt, Group]:
+        """Return the prompt of question `index`, and the group that makes its key-value cache."""
+        number, place = divmod(index, self.questions.per_group)
+        at = list(self.questions.groups())[number]
         if self._group is None or at != self._at:
-            self._at, self._read = at, None
-            self._group = self.questions.group(model, *self._groups[at])
-        return self._group.prompts[place]
-
-    def cache(self, model: Model, prompt: NeedlePrompt) -> DynamicCache:
-        """Return the cache of the prompt that was read last, without its last token; the caller may extend it."""
-        assert self._group is not None
-        if self._read is None:
-            self._read = self._group.read(model)
-        return self._group.cache(model, self._read, prompt)
+            self._at, self._group = at, self.questions.group(model, *at)
+        return self._group.prompts[place], self._group
 
 
 def common_prefix(a: Tensor, b: Tensor) -> int:

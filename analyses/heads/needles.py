@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from probe.analyses.texts.files import json_lines, short
 from probe.errors import ProbeError, UsageError
 
 
@@ -123,27 +124,13 @@ def read_needles(path: str | Path) -> tuple[Needle, ...]:
 
     The answer must be a part of the needle. An optional "family" groups needles in tables (default: "custom").
     """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read the needles file {path}: {error}") from error
     needles = []
-    for count, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
+    for place, fields in json_lines(path):
+        wanted = [fields.get(key) for key in ("needle", "question", "answer")]
+        if not all(isinstance(text, str) and text for text in wanted):
+            raise UsageError(f'{place}: expected strings "needle", "question" and "answer", got {short(fields)}')
         try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}, line {count}: expected a JSON object, got {line.strip()[:60]!r}") from error
-        wanted = ("needle", "question", "answer")
-        if not isinstance(fields, dict) or not all(isinstance(fields.get(key), str) and fields[key] for key in wanted):
-            got = line.strip()[:60]
-            raise UsageError(f'{path}, line {count}: expected strings "needle", "question" and "answer", got {got}')
-        try:
-            family = str(fields.get("family", "custom"))
-            needles.append(Needle(fields["needle"], fields["question"], fields["answer"], family))
+            needles.append(Needle(*wanted, family=str(fields.get("family", "custom"))))
         except ProbeError as error:
-            raise UsageError(f"{path}, line {count}: {error}") from error
-    if not needles:
-        raise UsageError(f"the needles file {path} holds no needle")
+            raise UsageError(f"{place}: {error}") from error
     return tuple(needles)

@@ -16,48 +16,20 @@ each mean is the column mass that a head receives in a band one diagonal wide.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from probe.errors import ProbeError, UsageError
+from probe.frame.analysis import Measured, Prompt
 from probe.kernels.contract import Band, Request
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-    from probe.models import Model
+from probe.models import Model
 
 PATTERNS = ("induction", "previous_token", "duplicate_token")
 SEQUENCES, LENGTH = 8, 64
 """The number of prompts, and the tokens in each of the two copies that a prompt holds."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PatternHeads:
-    """Mean weights of each sequence, 0..1: induction, previous_token, duplicate_token are [sequences, layers, heads].
-
-    ids: [sequences, tokens], the prompts. length: tokens in one copy. bos: whether a BOS token stands in front.
-    """
-
-    induction: Tensor
-    previous_token: Tensor
-    duplicate_token: Tensor
-    ids: Tensor
-    length: int
-    bos: bool
-
-    def score(self, pattern: str) -> Tensor:
-        """Return the mean over the sequences, [layers, heads]."""
-        return self.per_sample(pattern).mean(0)
-
-    def per_sample(self, pattern: str) -> Tensor:
-        """Return the scores of each sequence, [sequences, layers, heads]; `pattern` is one of PATTERNS."""
-        if pattern not in PATTERNS:
-            raise UsageError(f"expected a pattern among {', '.join(PATTERNS)}, got {pattern!r}")
-        return getattr(self, pattern)
 
 
 def band_means(received: Tensor, keys: range) -> Tensor:
@@ -96,29 +68,28 @@ def repeated_tokens(
 
 
 @torch.no_grad()
-def run(model: Model, *, sequences: int = SEQUENCES, length: int = LENGTH, seed: int = 0) -> PatternHeads:
-    """Return the pattern scores of every head, from `sequences` prompts with two copies of `length` tokens.
+def measure(model: Model, *, sequences: int = SEQUENCES, length: int = LENGTH, seed: int = 0) -> Measured:
+    """Return the scores of every head on each prompt, pattern -> [sequences, layers, heads], 0..1.
 
-    Raises UsageError where the model has too few positions.
+    A prompt holds two copies of `length` tokens. Raises UsageError where the model has too few positions.
     """
     if sequences < 1 or length < 2:
         raise UsageError(f"expected at least 1 sequence of 2 tokens, got sequences={sequences}, length={length}")
     tokens = model.tokens("a")
     front = tokens.ids[: len(tokens.prefix)]
     ids = repeated_tokens(model.tokenizer, front, sequences=sequences, length=length, seed=seed)
-    wanted = bands(len(front), length)
+    scores: dict[str, Any] = {"bos": tokens.bos}
     with ExitStack() as stack:
         recordings = {
-            pattern: stack.enter_context(model.recording(Request(received=band)))
-            for pattern, (band, _) in wanted.items()
+            pattern: (stack.enter_context(model.recording(Request(received=band))), keys)
+            for pattern, (band, keys) in bands(len(front), length).items()
         }
         model.prefill(ids)
-    scores = {}
-    for pattern, (_, keys) in wanted.items():
-        received = recordings[pattern].stats().received
+    for pattern, (recording, keys) in recordings.items():
+        received = recording.stats().received
         assert received is not None
         scores[pattern] = band_means(received, keys)
-    return PatternHeads(ids=ids, length=length, bos=tokens.bos, **scores)
+    return Measured(scores, [Prompt.of(row) for row in ids])
 
 
 def _ordinary(tokenizer: PreTrainedTokenizerBase, candidates: list[int], count: int) -> Tensor:

@@ -7,20 +7,17 @@ prompt is read once and its key-value cache is repeated per row. In phase "all" 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
 from probe.analyses.heads.pruning_conditions import Condition
 from probe.engine.decoding import repeat
 from probe.heads import Head
 from probe.interventions import PruneHeads
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-    from probe.models import Model
+from probe.models import Model
 
 Phase = Literal["decode", "all"]
 Row = tuple[Condition, tuple[Head, ...]]

@@ -60,8 +60,7 @@ class Heads(Result):
     def findings(self) -> tuple[Finding, ...]:
         """Return every claim; those of parts that were not asked for are not applicable."""
         found = {finding.name: finding for part in self.parts().values() for finding in part.findings()}
-        about = {"seed": self.manifest.seed, "command": self.manifest.command}
-        return tuple(found.get(claim.name) or claim.finding(None, **about) for claim in CLAIMS)
+        return tuple(found.get(claim.name) or self.finding(claim, None) for claim in CLAIMS)
 
     def head_scores(self) -> dict[str, HeadScore]:
         """Return every score; the retrieval score with the unit of its variant."""

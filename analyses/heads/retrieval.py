@@ -1,4 +1,4 @@
-"""Retrieval heads: the heads that copy an answer out of a long context (Wu et al. 2024, sections 2 and 3).
+"""Retrieval heads: the heads that copy an answer out of a long context (Wu et al. 2024).
 
 A head's score on one needle is the share of the answer that it copied (`heads.retrieval_scores` has the formula), its
 score the mean over the needles that the model retrieved, which is a unigram recall of the answer above 0.5. Heads at
@@ -18,6 +18,7 @@ from torch import Tensor
 from probe.analyses.heads.claims import SPARSE
 from probe.analyses.heads.retrieval_scores import SCORES
 from probe.analyses.measures.agreement import top_heads
+from probe.analyses.measures.head_tables import head_table
 from probe.analyses.measures.intervals import bootstrap_mean, wilson
 from probe.errors import ProbeError
 from probe.frame.findings import Estimate, Finding
@@ -68,11 +69,6 @@ class RetrievalHeads(Result):
         """Return the number of heads of the model."""
         return self.score.numel()
 
-    @property
-    def active_share(self) -> Tensor:
-        """Return the share of the retrieved needles of which each head copied a token, [layers, heads] float64."""
-        return (self.per_sample > 0).double().mean(0)
-
     def ranked(self) -> list[Head]:
         """Return every head, best score first; ties by layer, then head."""
         return top_heads(self.score, self.n_heads)
@@ -84,15 +80,6 @@ class RetrievalHeads(Result):
     def retrieval_heads(self, threshold: float = THRESHOLD) -> list[Head]:
         """Return the heads that score at least the threshold, best first."""
         return [head for head in self.ranked() if self.score[head] >= threshold]
-
-    def always_active(self) -> list[Head]:
-        """Return the heads that copied a token of every retrieved needle, best first."""
-        active = self.active_share
-        return [head for head in self.ranked() if active[head] == 1]
-
-    def kv_group(self, head: Head) -> int:
-        """Return the KV head that a query head reads."""
-        return head.head // (self.score.shape[1] // self.n_kv_heads)
 
     def by_family(self) -> dict[str, Tensor]:
         """Return the mean score over each family's retrieved needles, [layers, heads]; empty families are left out."""
@@ -107,22 +94,14 @@ class RetrievalHeads(Result):
 
     def to_df(self) -> pd.DataFrame:
         """Return one row per head, best first, with its rank, score, interval, active share and score by family."""
-        active, families = self.active_share, self.by_family()
-        rows = []
-        for rank, head in enumerate(self.ranked(), start=1):
-            row = {
-                "rank": rank,
-                "name": str(head),
-                "layer": head.layer,
-                "head": head.head,
-                "kv_group": self.kv_group(head),
-                "score": float(self.score[head]),
-                "low": float(self.low[head]),
-                "high": float(self.high[head]),
-                "active_share": float(active[head]),
-            }
-            rows.append(row | {name: float(score[head]) for name, score in families.items()})
-        return pd.DataFrame(rows)
+        columns = {
+            "score": self.score, "low": self.low, "high": self.high,
+            "active_share": (self.per_sample > 0).double().mean(0),  # of the needles, those of which it copied a token
+        }  # fmt: skip
+        table = head_table(columns | self.by_family(), n_kv_heads=self.n_kv_heads)
+        table.insert(0, "rank", range(1, len(table) + 1))
+        table.insert(1, "name", [str(Head(*place)) for place in zip(table["layer"], table["head"], strict=True)])
+        return table
 
     def figures(self) -> dict[str, Plot]:
         """Return heads (a map), curve (sorted scores), accuracy (length x depth) and families (one against another)."""
@@ -136,20 +115,21 @@ class RetrievalHeads(Result):
     def summary(self) -> tuple[str, ...]:
         """Return what the model retrieved and how many heads copied it, in sentences."""
         accuracy, found = self.accuracy(), len(self.retrieval_heads())
+        always = int((self.per_sample > 0).all(0).sum())
         early = ""
         if self.stopped_early:
             early = ", and the run stopped there because the ranking of the 20 best heads was stable"
         return (
             f"The model retrieved {accuracy['retrieved']} of {accuracy['asked']} needles{early}. "
             f"{found} of {self.n_heads} heads ({found / self.n_heads:.1%}) score at least 0.1, which makes them "
-            f"retrieval heads; {len(self.always_active())} copied a token of every retrieved needle.",
+            f"retrieval heads; {always} copied a token of every retrieved needle.",
         )
 
     def findings(self) -> tuple[Finding, ...]:
         """Return whether retrieval heads are few; the interval comes from drawing the retrieved needles anew."""
         share = float((self.score >= THRESHOLD).double().mean())
         found = Estimate(share, *_share_interval(self.per_sample), n=len(self.per_sample))
-        return (SPARSE.finding(found, seed=self.manifest.seed, command=self.manifest.command),)
+        return (self.finding(SPARSE, found),)
 
     def head_scores(self) -> dict[str, HeadScore]:
         """Return the retrieval score with its interval."""

@@ -181,7 +181,8 @@ def _described(found: RetrievalHeads, head: Head) -> str:
     """Return the line that the pointer shows for a head."""
     score, low, high = (float(each[head]) for each in (found.score, found.low, found.high))
     active = int((found.per_sample[:, head.layer, head.head] > 0).sum())
+    group = head.head // (found.score.shape[1] // found.n_kv_heads)
     return (
         f"<b>{head}</b> score {decimal(score)} [{decimal(low)}, {decimal(high)}]<br>"
-        f"active in {active} of {len(found.per_sample)} needles, KV group {found.kv_group(head)}"
+        f"active in {active} of {len(found.per_sample)} needles, KV group {group}"
     )

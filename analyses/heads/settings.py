@@ -32,7 +32,10 @@ class Settings(Base):
     are. With --validate it also prunes the best heads, and random heads as a control, and measures what breaks.
     """
 
-    presets: ClassVar = {"quick": {"lengths": (300,), "depths": (50.0,)}, "report": {"validate": True}}
+    presets: ClassVar = {
+        "quick": {"lengths": (300,), "depths": (50.0,), "held_out": 6},
+        "report": {"validate": True, "fills": ("zero", "uniform")},
+    }
 
     kinds: tuple[str, ...] = setting(
         ("all",), "Score to measure; all means all six", choices=(*KINDS, "all"), spelling="--kind"
@@ -73,8 +76,12 @@ class Settings(Base):
         False, "Prune the best heads, and random heads as a control, and measure whether the model still answers",
         adds=True,
     )  # fmt: skip
+    held_out: int = setting(
+        20, "Held-out needles, and closed-book questions, that --validate asks; there are 20 of each", least=2, most=20,
+        adds=True,
+    )  # fmt: skip
     fills: tuple[str, ...] = setting(
-        ("zero", "uniform"), "Output of a head that --validate prunes: zero, or that of even attention to all that it "
+        ("zero",), "Output of a head that --validate prunes: zero, or that of even attention to all that it "
         "sees (uniform, the official mask)", choices=("zero", "uniform"), spelling="--fill", adds=True,
     )  # fmt: skip
     phase: str = setting(

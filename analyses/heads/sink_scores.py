@@ -10,44 +10,20 @@ itself, so its weight of 1 is left out. A head's score is larger on shorter text
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-import pandas as pd
 import torch
 from torch import Tensor
 
 from probe.analyses.texts.haystacks import Haystack, language_reference
 from probe.errors import UsageError
+from probe.frame.analysis import Measured, Prompt
 from probe.kernels.contract import Request
-
-if TYPE_CHECKING:
-    from probe.models import Model
+from probe.models import Model
 
 SAMPLES, LENGTH = 4, 384
 """The number of texts, and the tokens of each."""
 
 CHARACTERS = 12
 """Characters read for each token wanted; no tokenizer packs this many into a token of prose, on average."""
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class SinkScores:
-    """Mean attention on position 0 in each text, 0..1: per_sample [texts, layers, heads].
-
-    texts: one row for each text: name of the haystack, character at which the text begins, tokens. ids: [texts,
-    tokens]. bos: whether a BOS token stands in front.
-    """
-
-    per_sample: Tensor
-    texts: pd.DataFrame
-    ids: Tensor
-    bos: bool
-
-    @property
-    def score(self) -> Tensor:
-        """Return the mean over the texts, [layers, heads]."""
-        return self.per_sample.mean(0)
 
 
 def sink_score(mass: Tensor) -> Tensor:
@@ -61,13 +37,12 @@ def sink_score(mass: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def run(
+def measure(
     model: Model, *, samples: int = SAMPLES, length: int = LENGTH, haystack: Haystack | None = None
-) -> SinkScores:
-    """Return the sink scores of every head, from one batch of `samples` texts of `length` tokens.
+) -> Measured:
+    """Return the sink score of every head in each text, [texts, layers, heads], from one batch of texts.
 
-    The texts are spread over the haystack. A shorter haystack or context makes all texts shorter; `texts` has the
-    length used.
+    The texts are spread over the haystack. A shorter haystack or context makes all texts shorter.
     """
     if samples < 1 or length < 2:
         raise UsageError(f"expected at least 1 text of 2 tokens, got samples={samples}, length={length}")
@@ -83,5 +58,4 @@ def run(
         model.prefill(ids)
     mass = recording.stats().mass
     assert mass is not None
-    table = pd.DataFrame({"haystack": prose.name, "character": chosen, "tokens": length})
-    return SinkScores(per_sample=sink_score(mass[..., 0]), texts=table, ids=ids, bos=texts[0].bos)
+    return Measured({"sink": sink_score(mass[..., 0]), "bos": texts[0].bos}, [Prompt.of(row) for row in ids])

@@ -11,9 +11,8 @@ Accuracies carry Wilson intervals, losses and differences bootstrap intervals ov
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -21,24 +20,20 @@ import torch
 from torch import Tensor
 
 from probe.analyses.heads.claims import MASK, NECESSARY, SPECIFIC
-from probe.analyses.heads.needle_runs import Reader
-from probe.analyses.heads.pruned_runs import Phase
-from probe.analyses.heads.pruning_conditions import Condition, Conditions, Fill
-from probe.analyses.heads.validation_samples import CLOSED_BOOK, NEEDLES, PROSE, Check, held_out
+from probe.analyses.heads.pruning_conditions import Condition, Conditions
+from probe.analyses.heads.validation_samples import CLOSED_BOOK, NEEDLES, PROSE
 from probe.analyses.measures.agreement import top_heads
 from probe.analyses.measures.intervals import bootstrap_mean, wilson
 from probe.errors import UsageError
 from probe.frame.analysis import Facts
 from probe.frame.findings import Estimate, Finding
-from probe.frame.tables import Column, Table, decimal
+from probe.frame.tables import Table, columns, decimal
 from probe.heads import Head
-from probe.saving.manifest import Manifest, manifest_of
+from probe.saving.manifest import Manifest
 from probe.saving.results import Result
 
 if TYPE_CHECKING:
     from probe.figures import Plot
-    from probe.frame.run import Progress
-    from probe.models import Model
 
 KS = (5, 10, 20, 30)
 """Numbers of the best heads that are pruned; a model has at least twice the number, for the control."""
@@ -102,17 +97,11 @@ class Validation(Result):
     def tables(self) -> dict[str, Table]:
         """Return a table of each task: one row for each number of heads and fill, one column for each group."""
         where = "while answering" if self.phase == "decode" else "while reading and answering"
-        columns = (
-            Column(name="k", header="heads", write=lambda k: f"{k:.0f}" if k else "none"),
-            Column(name="fill", header="fill"),
-            *(
-                Column(name=group, header=group, write=_decimal_or_blank, low=f"{group} low", high=f"{group} high")
-                for group in GROUPS
-            ),
-        )
+        groups = {group: (group, _decimal_or_blank, f"{group} low", f"{group} high") for group in GROUPS}
+        shown = columns(k=("heads", lambda k: f"{k:.0f}" if k else "none"), fill="fill", **groups)
         return {
             task: Table(
-                rows=pd.DataFrame(list(self._rows(task))), columns=columns, meaning=f"{VALUES[task]}. {COLUMNS}",
+                rows=pd.DataFrame(list(self._rows(task))), columns=shown, meaning=f"{VALUES[task]}. {COLUMNS}",
                 title=title.format(where="everywhere" if task == PROSE else where),
             )
             for task, title in TITLES.items()
@@ -122,16 +111,15 @@ class Validation(Result):
         """Return what the pruning says of the claims; one about the official mask needs both fills."""
         k = sorted(self.ks)[min(1, len(self.ks) - 1)]
         fill = "zero" if "zero" in self.fills else self.fills[0]
-        about = {"seed": self.manifest.seed, "command": self.manifest.command}
         zero = uniform = None
         if {"zero", "uniform"} <= set(self.fills):
             zero, uniform = (self._estimate(PROSE, "top", k, each, "rise") for each in ("zero", "uniform"))
         return (
-            NECESSARY.finding(
-                self._estimate(NEEDLES, "top", k, fill), self._estimate(NEEDLES, "random", k, fill), **about
+            self.finding(
+                NECESSARY, self._estimate(NEEDLES, "top", k, fill), self._estimate(NEEDLES, "random", k, fill)
             ),
-            SPECIFIC.finding(self._fall(CLOSED_BOOK, k, fill), self._fall(NEEDLES, k, fill), **about),
-            MASK.finding(uniform, zero, **about),
+            self.finding(SPECIFIC, self._fall(CLOSED_BOOK, k, fill), self._fall(NEEDLES, k, fill)),
+            self.finding(MASK, uniform, zero),
         )
 
     def _rows(self, task: str) -> Iterator[dict[str, Any]]:
@@ -155,52 +143,7 @@ class Validation(Result):
         """Return the paired fall of an accuracy when the best heads are pruned, with its bootstrap interval."""
         details = self.details.loc[self.details["task"] == task]
         intact, pruned = (_values(_of(details, *each)) for each in (("none", 0, None), ("top", k, fill)))
-        low, high = (float(bound) for bound in bootstrap_mean(intact - pruned, seed=self.manifest.seed))
-        return Estimate(float((intact - pruned).mean()), low, high, n=len(intact))
-
-
-def validate(
-    model: Model,
-    scores: Tensor | Sequence[Head],
-    *,
-    ks: Sequence[int] = KS,
-    fills: Sequence[Fill] = ("zero", "uniform"),
-    phase: Phase = "decode",
-    seed: int = 1,
-    passages: int = 6,
-    passage_tokens: int = 128,
-    batch_size: int = 16,
-    progress: Progress | None = None,
-    **questions: Any,
-) -> Validation:
-    """Return accuracy and loss with the top heads pruned, against random heads, on held-out samples.
-
-    scores: a map [layers, heads], or heads, best first; heads that are left out rank last. ks: how many of the top
-    heads to prune. batch_size: conditions that run at once, each with its own copy of the key-value cache. questions:
-    the options of `held_out`. progress: called with (samples done, samples in all). Nothing is kept on the disk;
-    `heads.run(model, validate=True, ranked=scores, out=folder)` keeps its samples.
-    Raises UsageError where the model has fewer than twice max(ks) heads.
-    """
-    facts, asked = Facts.of(model), held_out(seed=seed, **questions)
-    conditions = Conditions(ranking(scores, facts), tuple(ks), tuple(fills), seed=seed)
-    check = Check(
-        questions=asked, conditions=conditions, phase=phase, passages=passages, passage_tokens=passage_tokens,
-        batch_size=batch_size,
-    )  # fmt: skip
-    asked.check(model)
-    start, reader, records, prompts = time.monotonic(), Reader(asked), {}, []
-    for done, name in enumerate(check.samples(), start=1):
-        measured = check.measure(model, reader, name)
-        records[name] = measured.data
-        prompts += [prompt.hash for prompt in measured.prompts]
-        if progress is not None:
-            progress(done, len(check.samples()))
-    options = {"ks": list(ks), "fills": list(fills), "phase": phase, "haystack": asked.haystack.sha256}
-    manifest = manifest_of(
-        model, analysis="heads", options=options, seed=seed, prompts=prompts, bos=records["needle 0"]["bos"],
-        measuring=time.monotonic() - start,
-    )  # fmt: skip
-    return validation(records.values(), conditions, phase, manifest)
+        return _mean(intact - pruned, seed=self.manifest.seed)
 
 
 def validation(
@@ -244,9 +187,7 @@ def _details(records: Iterable[Mapping[str, Any]], conditions: Conditions) -> It
             yield {
                 "task": sample["task"],
                 "sample": sample["sample"],
-                "group": condition.group,
-                "k": condition.k,
-                "fill": condition.fill,
+                **asdict(condition),
                 "value": value,
                 "answer": sample["answer"],
                 "generated": generated,
@@ -258,28 +199,30 @@ def _summary(task: str, condition: Condition, details: pd.DataFrame, *, seed: in
     """Return one condition of one task over its samples."""
     mine = _of(details, condition.group, condition.k, condition.fill)
     values = _values(mine)
-    rise = rise_low = rise_high = float("nan")
     if task == PROSE:
-        base = _values(_of(details, "none", 0, None))
-        low, high = (float(bound) for bound in bootstrap_mean(values, seed=seed))
-        rise_low, rise_high = (float(bound) for bound in bootstrap_mean(values - base, seed=seed))
-        rise = float((values - base).mean())
+        loss, rise = (_mean(each, seed=seed) for each in (values, values - _values(_of(details, "none", 0, None))))
+        low, high = loss.low, loss.high
     else:
+        rise = Estimate(torch.nan)
         low, high = wilson(int(values.sum()), len(values))
     return {
         "task": task,
-        "group": condition.group,
-        "k": condition.k,
-        "fill": condition.fill,
+        **asdict(condition),
         "value": float(values.mean()),
         "low": low,
         "high": high,
-        "rise": rise,
-        "rise_low": rise_low,
-        "rise_high": rise_high,
+        "rise": rise.value,
+        "rise_low": rise.low,
+        "rise_high": rise.high,
         "samples": len(values),
         "heads": float(mine["heads"].str.split().str.len().mean()),
     }
+
+
+def _mean(values: Tensor, *, seed: int) -> Estimate:
+    """Return the mean over samples with its bootstrap interval."""
+    low, high = (float(bound) for bound in bootstrap_mean(values, seed=seed))
+    return Estimate(float(values.mean()), low, high, n=len(values))
 
 
 def _of(table: pd.DataFrame, group: str, k: int, fill: str | None) -> pd.DataFrame:

@@ -98,27 +98,25 @@ def _add_lines(
     for shift, (group, (name, colour, symbol, dash)) in zip((-apart, 0.0, apart), LINES.items(), strict=True):
         cells = [base, *(checked.row(task, group, k, fill) for k in checked.ks)]
         height = [float(cell[value]) for cell in cells]
-        figure.add_trace(
-            go.Scatter(
-                x=[k + shift for k in (0, *checked.ks)],
-                y=height,
-                error_y={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [float(cell[high]) - y for cell, y in zip(cells, height, strict=True)],
-                    "arrayminus": [y - float(cell[low]) for cell, y in zip(cells, height, strict=True)],
-                    "thickness": 1.2,
-                    "width": 3,
-                },
-                mode="lines+markers",
-                line={"color": colour, "dash": dash, "width": 2},
-                marker={"symbol": symbol, "size": 8},
-                name=name,
-                legendgroup=group,
-                showlegend=row == 1 and column == 1,
-                customdata=[0, *checked.ks],
-                hovertemplate=f"{name}, {fill}<br>%{{customdata}} pruned: %{{y:.3f}}<extra></extra>",
-            ),
+        figure.add_scatter(
+            x=[k + shift for k in (0, *checked.ks)],
+            y=height,
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [float(cell[high]) - y for cell, y in zip(cells, height, strict=True)],
+                "arrayminus": [y - float(cell[low]) for cell, y in zip(cells, height, strict=True)],
+                "thickness": 1.2,
+                "width": 3,
+            },
+            mode="lines+markers",
+            line={"color": colour, "dash": dash, "width": 2},
+            marker={"symbol": symbol, "size": 8},
+            name=name,
+            legendgroup=group,
+            showlegend=row == 1 and column == 1,
+            customdata=[0, *checked.ks],
+            hovertemplate=f"{name}, {fill}<br>%{{customdata}} pruned: %{{y:.3f}}<extra></extra>",
             row=row,
             col=column,
         )

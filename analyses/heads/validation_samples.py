@@ -7,61 +7,48 @@ context to copy from. A passage of prose is not asked anything: its next-token l
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from probe.analyses.heads.needle_prompts import Style, encode, open_window
+from transformers import DynamicCache
+
+from probe.analyses.heads.needle_prompts import encode, open_window
 from probe.analyses.heads.needle_runs import Questions, Reader, stopper
-from probe.analyses.heads.needles import FAMILIES, HELD_OUT
+from probe.analyses.heads.needles import HELD_OUT
 from probe.analyses.heads.pruned_runs import Phase, decode_pruned, prose_losses
 from probe.analyses.heads.pruning_conditions import Conditions
 from probe.analyses.heads.retrieval_scores import found
 from probe.analyses.texts.closed_book import FACTS
-from probe.analyses.texts.haystacks import Haystack, language_reference
+from probe.analyses.texts.haystacks import Haystack
 from probe.errors import UsageError
 from probe.frame.analysis import Measured, Prompt
-
-if TYPE_CHECKING:
-    from transformers import DynamicCache
-
-    from probe.models import Model
-    from probe.tokens import Tokens
+from probe.models import Model
+from probe.tokens import Tokens
 
 NEEDLES, CLOSED_BOOK, PROSE = "needles", "closed book", "prose"
 FACT_TOKENS = 16
 """The longest closed-book answer, in tokens."""
 
 
-def held_out(
-    *,
-    haystack: Haystack | None = None,
-    lengths: Sequence[int] = (300, 600),
-    depths: Sequence[float] = (10, 30, 50, 70, 90),
-    families: Sequence[str] = tuple(FAMILIES),
-    samples: int = 1,
-    seed: int = 1,
-    style: Style = "chat",
-    max_new_tokens: int = 24,
-) -> Questions:
+def held_out(haystack: Haystack, **changes: Any) -> Questions:
     """Return needle questions about cities, activities and numbers that no head was scored on."""
-    return Questions(
-        haystack=language_reference() if haystack is None else haystack, lengths=tuple(lengths), depths=tuple(depths),
-        families=tuple(families), samples=samples, seed=seed, style=style, max_new_tokens=max_new_tokens,
-        pool=HELD_OUT,
-    )  # fmt: skip
+    asked = {"lengths": (300, 600), "depths": (10, 30, 50, 70, 90), "seed": 1, "pool": HELD_OUT}
+    return Questions(haystack=haystack, **asked | changes)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """A validation: its samples, how the heads are pruned, and how many conditions run in one batch.
 
+    most: the largest number of needles, and of closed-book questions; fewer than there are lie evenly among them.
     passages, passage_tokens: of the prose. Each row of a batch has a copy of the prompt's key-value cache.
     """
 
     questions: Questions
     conditions: Conditions
     phase: Phase
+    most: int = 20
     passages: int = 6
     passage_tokens: int = 128
     batch_size: int = 16
@@ -75,8 +62,13 @@ class Check:
 
     def samples(self) -> list[str]:
         """Return the names of all samples in order: needles, closed-book questions, passages."""
-        counts = {"needle": len(self.questions), "fact": len(FACTS), "passage": self.passages}
-        return [f"{task} {index}" for task, count in counts.items() for index in range(count)]
+        counts = {"needle": len(self.questions), "fact": len(FACTS)}
+        asked = [
+            f"{task} {index * count // min(count, self.most)}"
+            for task, count in counts.items()
+            for index in range(min(count, self.most))
+        ]
+        return [*asked, *(f"passage {index}" for index in range(self.passages))]
 
     def measure(self, model: Model, reader: Reader, name: str) -> Measured:
         """Return what one sample gives under every condition; `reader` reads this check's questions."""
@@ -86,22 +78,22 @@ class Check:
         )
 
     def _needle(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
-        prompt = reader.prompt(model, index)
-        cache = reader.cache(model, prompt) if self.phase == "decode" else None
-        answers = self._answers(model, name, prompt.tokens, cache, self.questions.max_new_tokens)
-        texts = _decoded(model, answers)
-        hits = [float(found(text, prompt.needle.answer)) for text in texts]
-        return self._measured(NEEDLES, name, prompt.tokens, hits, texts, answer=prompt.needle.answer, read=answers)
+        prompt, group = reader.read(model, index)
+        answer = prompt.needle.answer
+        cache = group.cache(model, prompt) if self.phase == "decode" else None
+        return self._asked(
+            model, NEEDLES, name, prompt.tokens, cache, answer, lambda text: found(text, answer),
+            max_new_tokens=self.questions.max_new_tokens,
+        )  # fmt: skip
 
     def _fact(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
         fact, style = FACTS[index], self.questions.style
         text = model.chat(fact.question) if style == "chat" else f"Question: {fact.question}\nAnswer:"
         tokens = encode(model, text, style=style)
         cache = model.prefill(tokens.ids[:-1]) if self.phase == "decode" else None
-        answers = self._answers(model, name, tokens, cache, FACT_TOKENS)
-        texts = _decoded(model, answers)
-        hits = [float(fact.answered(each)) for each in texts]
-        return self._measured(CLOSED_BOOK, name, tokens, hits, texts, answer=fact.answers[0], read=answers)
+        return self._asked(
+            model, CLOSED_BOOK, name, tokens, cache, fact.answers[0], fact.answered, max_new_tokens=FACT_TOKENS
+        )
 
     def _passage(self, model: Model, reader: Reader, name: str, index: int) -> Measured:
         prose, length = self.questions.haystack, self.passage_tokens
@@ -112,17 +104,23 @@ class Check:
         losses = prose_losses(model, tokens.ids, rows, batch_size=self.batch_size)
         return self._measured(PROSE, name, tokens, losses, [""] * len(rows))
 
-    def _answers(
-        self, model: Model, name: str, tokens: Tokens, cache: DynamicCache | None, max_new_tokens: int
-    ) -> list[list[int]]:
-        return decode_pruned(
+    def _asked(
+        self, model: Model, task: str, name: str, tokens: Tokens, cache: DynamicCache | None, answer: str,
+        right: Callable[[str], bool], *, max_new_tokens: int,
+    ) -> Measured:  # fmt: skip
+        """Return whether the answer to a prompt is right under each condition."""
+        emitted = decode_pruned(
             model, tokens.ids, list(self.conditions.draw(name).items()), phase=self.phase, cache=cache,
             max_new_tokens=max_new_tokens, stop=stopper(model), batch_size=self.batch_size,
         )  # fmt: skip
+        texts = [str(model.tokenizer.decode(ids, skip_special_tokens=True)) for ids in emitted]
+        hits = [float(right(text)) for text in texts]
+        # the first row is the unpruned model's
+        return self._measured(task, name, tokens, hits, texts, answer=answer, written=len(emitted[0]))
 
     def _measured(
         self, task: str, name: str, tokens: Tokens, values: Sequence[float], texts: Sequence[str], *, answer: str = "",
-        read: Sequence[Sequence[int]] = ((),),
+        written: int = 0,
     ) -> Measured:  # fmt: skip
         record: dict[str, Any] = {
             "task": task,
@@ -133,9 +131,4 @@ class Check:
             "values": list(values),
             "generated": list(texts),
         }
-        # the first row is the unpruned model's
-        return Measured(record, [Prompt.of(tokens, written=len(read[0]))])
-
-
-def _decoded(model: Model, answers: Sequence[Sequence[int]]) -> list[str]:
-    return [str(model.tokenizer.decode(list(emitted), skip_special_tokens=True)) for emitted in answers]
+        return Measured(record, [Prompt.of(tokens, written=written)])

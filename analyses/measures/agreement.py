@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import comb
 
@@ -43,16 +44,9 @@ class SharedTop:
 def correlate(a: Tensor, b: Tensor, *, draws: int = 2000, seed: int = 0) -> Correlation:
     """Return the correlation of two maps [layers, heads] over the heads that have both scores (NaN is none)."""
     x, y = _both(a, b)
-    if len(x) < 3:
-        return Correlation(*[torch.nan] * 4, heads=len(x))
-    picks = torch.randint(len(x), (draws, len(x)), generator=torch.Generator().manual_seed(seed))
-    resampled = pearson(x[picks], y[picks])
-    resampled = resampled[~resampled.isnan()]  # a draw of one head only has no correlation
-    bounds = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = resampled.quantile(bounds).tolist() if len(resampled) else (torch.nan, torch.nan)
-    return Correlation(
-        pearson=float(pearson(x, y)), low=low, high=high, spearman=float(pearson(ranks(x), ranks(y))), heads=len(x)
-    )
+    found = _resampled(pearson, x, y, draws=draws, seed=seed)
+    rho = float(_rho(x, y)) if len(x) > 2 else torch.nan
+    return Correlation(found.value, found.low, found.high, spearman=rho, heads=len(x))
 
 
 def pearson(x: Tensor, y: Tensor) -> Tensor:
@@ -73,12 +67,20 @@ def spearman(x: Tensor, y: Tensor, *, draws: int = 2000, seed: int = 0) -> Estim
 
     It is NaN for fewer than three heads, and for a score that is the same everywhere.
     """
+    return _resampled(_rho, x, y, draws=draws, seed=seed)
+
+
+def _rho(x: Tensor, y: Tensor) -> Tensor:
+    return pearson(ranks(x), ranks(y))
+
+
+def _resampled(r: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, *, draws: int, seed: int) -> Estimate:
+    """Return a correlation with its interval; a draw of one head only has none, and does not count."""
     if len(x) < 3:
         return Estimate(torch.nan, n=len(x))
     picks = torch.randint(len(x), (draws, len(x)), generator=torch.Generator().manual_seed(seed))
-    resampled = pearson(ranks(x[picks]), ranks(y[picks]))
-    bounds = resampled.nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Estimate(float(pearson(ranks(x), ranks(y))), *bounds, n=len(x))
+    bounds = r(x[picks], y[picks]).nanquantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return Estimate(float(r(x, y)), *bounds, n=len(x))
 
 
 def top_heads(score: Tensor, k: int) -> list[Head]:

@@ -42,16 +42,14 @@ def profile(found: Sinks) -> Plot:
     )
     figure = make_subplots(rows=4, cols=1, shared_xaxes=True, subplot_titles=titles, vertical_spacing=0.075)
     layer = table["layer"]
-    figure.add_trace(
-        go.Scatter(
-            x=[*layer, *layer[::-1]],
-            y=[*table["high"], *table["low"][::-1]],
-            fill="toself",
-            fillcolor="rgba(0,114,178,0.18)",
-            line={"width": 0},
-            hoverinfo="skip",
-            showlegend=False,
-        ),
+    figure.add_scatter(
+        x=[*layer, *layer[::-1]],
+        y=[*table["high"], *table["low"][::-1]],
+        fill="toself",
+        fillcolor="rgba(0,114,178,0.18)",
+        line={"width": 0},
+        hoverinfo="skip",
+        showlegend=False,
         row=1,
         col=1,
     )
@@ -60,16 +58,14 @@ def profile(found: Sinks) -> Plot:
         (4, "median", MUTED),
     )  # fmt: skip
     for row, column, colour in lines:
-        figure.add_trace(
-            go.Scatter(
-                x=layer,
-                y=table[column],
-                mode="lines+markers",
-                line={"color": colour, "width": 2},
-                marker={"size": 5},
-                hovertemplate=f"layer %{{x}}<br>{column.replace('_', ' ')} %{{y:.3g}}<extra></extra>",
-                showlegend=False,
-            ),
+        figure.add_scatter(
+            x=layer,
+            y=table[column],
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            marker={"size": 5},
+            hovertemplate=f"layer %{{x}}<br>{column.replace('_', ' ')} %{{y:.3g}}<extra></extra>",
+            showlegend=False,
             row=row,
             col=1,
         )
@@ -140,29 +136,25 @@ def cause_figure(found: Sinks) -> Plot:
         horizontal_spacing=0.12,
     )  # fmt: skip
     for column, value in ((1, "loss"), (2, "attention")):
-        figure.add_trace(
-            go.Bar(
-                x=names,
-                y=[found.condition(name, value) for name in names],
-                marker={
-                    "color": [VERMILION if name == ZERO else GRID if name == NONE else PALE_BLUE for name in names]
-                },
-                hovertemplate="%{x}<br>mean %{y:.3f}<extra></extra>",
-                showlegend=False,
-            ),
+        figure.add_bar(
+            x=names,
+            y=[found.condition(name, value) for name in names],
+            marker={
+                "color": [VERMILION if name == ZERO else GRID if name == NONE else PALE_BLUE for name in names]
+            },
+            hovertemplate="%{x}<br>mean %{y:.3f}<extra></extra>",
+            showlegend=False,
             row=1,
             col=column,
         )
-        figure.add_trace(
-            go.Scatter(
-                x=table["condition"],
-                y=table[value],
-                mode="markers",
-                marker={"color": INK, "size": 6, "opacity": 0.7},
-                customdata=table[["text", "dim"]],
-                hovertemplate="%{customdata[0]}, dim %{customdata[1]}<br>%{y:.3f}<extra></extra>",
-                showlegend=False,
-            ),
+        figure.add_scatter(
+            x=table["condition"],
+            y=table[value],
+            mode="markers",
+            marker={"color": INK, "size": 6, "opacity": 0.7},
+            customdata=table[["text", "dim"]],
+            hovertemplate="%{customdata[0]}, dim %{customdata[1]}<br>%{y:.3f}<extra></extra>",
+            showlegend=False,
             row=1,
             col=column,
         )

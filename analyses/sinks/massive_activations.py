@@ -1,7 +1,7 @@
 """Massive activations: the few numbers in the residual stream that are thousands of times larger than the rest.
 
 An activation is massive when |x| > 100 and |x| > 1000 times the median |x| of its layer (Sun, Chen, Kolter, Liu:
-Massive Activations in Large Language Models, 2024, section 2). Dimensions and tokens are measured, not assumed.
+Massive Activations in Large Language Models, 2024). Dimensions and tokens are measured, not assumed.
 
     phi(x) = max over d in D of |x_d| / RMS(x)     (Kang et al., ICLR 2025, with D the massive dimensions)
 
@@ -49,5 +49,4 @@ def steps(values: Tensor) -> Tensor:
 
 def writer(values: Tensor) -> int:
     """Return the place where |x| of a dimension grows most: its stream after each sub-block, [places] -> index."""
-    size = values.abs()
-    return int(torch.cat([size[:1], size[1:] - size[:-1]]).argmax())
+    return int(steps(values.abs()).argmax())

@@ -9,7 +9,7 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,10 +20,8 @@ from probe.analyses.sinks.statistics import value_norm_ratio
 from probe.engine.attention import engaged
 from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Band, Request, Statistics
+from probe.models import Model
 from probe.tokens import Tokens
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 Sample = dict[str, Any]
 NONE, ZERO, MEAN, CONTROL, RANDOM, ONLY = "none", "zero", "mean", "control dim", "random dim", "only this dim"
@@ -31,13 +29,13 @@ CONDITIONS = (NONE, ZERO, MEAN, CONTROL, RANDOM, ONLY)
 
 
 class SinkObserver:
-    """Keeps by layer: column means [heads, keys], first-token mass [heads, queries], value ratio [heads], window."""
+    """Keeps of each layer: column means [heads, keys], first-token mass [heads], value ratio [heads], window."""
 
     def __init__(self) -> None:
-        self.received: dict[int, Tensor] = {}
-        self.mass: dict[int, Tensor] = {}
-        self.value_ratio: dict[int, Tensor] = {}
-        self.windows: dict[int, int | None] = {}
+        self.column_means: list[Tensor] = []
+        self.first_mass: list[Tensor] = []
+        self.value_ratio: list[Tensor] = []
+        self.windows: list[int | None] = []
 
     def request(self, call: AttentionCall) -> Request:
         first = torch.zeros(1, 1, 1, call.key.shape[2], dtype=torch.bool, device=call.key.device)
@@ -46,20 +44,11 @@ class SinkObserver:
 
     def observe(self, call: AttentionCall, statistics: Statistics) -> None:
         assert statistics.received is not None and statistics.mass is not None
-        self.windows[call.layer] = call.mask.window
-        self.received[call.layer] = statistics.received[0].cpu()
-        self.mass[call.layer] = statistics.mass[0, ..., 0].cpu()
+        self.column_means.append(statistics.received[0].cpu())
+        self.first_mass.append(sink_score(statistics.mass[None, ..., 0].cpu())[0, 0])
         ratio = value_norm_ratio(call.value[0].detach()).cpu()
-        self.value_ratio[call.layer] = ratio.repeat_interleave(call.query.shape[1] // len(ratio))
-
-    def column_means(self) -> Tensor:
-        """Return the column means, [layers, heads, keys]."""
-        return torch.stack([self.received[layer] for layer in sorted(self.received)])
-
-    def first_mass(self) -> Tensor:
-        """Return the first-token mass, [layers, heads]: the mean over the queries i >= 1."""
-        masses = torch.stack([self.mass[layer] for layer in sorted(self.mass)])
-        return sink_score(masses[:, None])[0]
+        self.value_ratio.append(ratio.repeat_interleave(call.query.shape[1] // len(ratio)))
+        self.windows.append(call.mask.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,10 +90,10 @@ def measure(model: Model, tokens: Tokens, *, min_magnitude: float, min_ratio: fl
         loss = _loss(model, tokens, observer)
     return {
         "loss": loss,
-        "column_means": observer.column_means().tolist(),
-        "first_mass": observer.first_mass().tolist(),
-        "value_ratio": torch.stack([observer.value_ratio[layer] for layer in sorted(observer.value_ratio)]).tolist(),
-        "windows": [observer.windows[layer] for layer in sorted(observer.windows)],
+        "column_means": torch.stack(observer.column_means).tolist(),
+        "first_mass": torch.stack(observer.first_mass).tolist(),
+        "value_ratio": torch.stack(observer.value_ratio).tolist(),
+        "windows": observer.windows,
         "first": first,
         "peaks": peaks,
         "massive": entries,
@@ -161,7 +150,7 @@ def cause(model: Model, tokens: Tokens, target: Target) -> Sample:
                 "dim": dims[0] if len(dims) == 1 else target.dim if name == ONLY else None,
                 "value": value if name != NONE else None,
                 "loss": loss,
-                "first_mass": observer.first_mass().mean(-1).tolist(),
+                "first_mass": torch.stack(observer.first_mass).mean(-1).tolist(),
             }
         )
     return {"conditions": rows, "phi": _phi(model, tokens, target.massive), "layer": target.layer}

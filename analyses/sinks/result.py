@@ -16,7 +16,7 @@ from probe.analyses.sinks.massive_activations import steps
 from probe.analyses.sinks.passes import CONDITIONS, CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
 from probe.analyses.sinks.settings import MIN_MAGNITUDE
 from probe.analyses.sinks.statistics import later_per_head, row_counts, share_of_heads, sink_rate
-from probe.frame.findings import Claim, Estimate, Finding
+from probe.frame.findings import Estimate, Finding
 from probe.frame.scores import HeadScore
 from probe.interventions.sink_rules import THRESHOLDS, Rule, sinks
 from probe.saving.results import Result
@@ -181,23 +181,12 @@ class Sinks(Result):
         rates = [sink_rate(means, epsilon=self.epsilon) for means in self.column_means]
         later = torch.stack([rate[1 : 1 - self.min_rows or None].mean() for rate in rates])
 
-        def finding(claim: Claim, found: Estimate | None, control: Estimate | None = None) -> Finding:
-            return claim.finding(found, control, seed=self.manifest.seed, command=self.manifest.command)
-
-        of_heads = (
-            finding(claims.FIRST_TOKEN, self._mean(self.sink_rate()), self._mean(later)),
-            finding(claims.SMALL_VALUE, self._mean(ratio)),
-        )
-        if not self.dims:
-            return (*of_heads, *(finding(claim, None) for claim in (claims.ZERO, claims.MEAN, claims.CAUSE)))
-        rise, kept = (
-            {name: self._over_texts(name, column) for name in (ZERO, MEAN, CONTROL)} for column in ("rise", "attention")
-        )
         return (
-            *of_heads,
-            finding(claims.ZERO, rise[ZERO], rise[CONTROL]),
-            finding(claims.MEAN, rise[MEAN], rise[ZERO]),
-            finding(claims.CAUSE, kept[ZERO], kept[CONTROL]),
+            self.finding(claims.FIRST_TOKEN, self._mean(self.sink_rate()), self._mean(later)),
+            self.finding(claims.SMALL_VALUE, self._mean(ratio)),
+            self.finding(claims.ZERO, self._over_texts(ZERO, "rise"), self._over_texts(CONTROL, "rise")),
+            self.finding(claims.MEAN, self._over_texts(MEAN, "rise"), self._over_texts(ZERO, "rise")),
+            self.finding(claims.CAUSE, self._over_texts(ZERO, "attention"), self._over_texts(CONTROL, "attention")),
         )
 
     def _mean(self, values: Tensor) -> Estimate:

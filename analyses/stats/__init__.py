@@ -26,8 +26,9 @@ result has no findings; what a mean says of a head has to be tested by an analys
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from probe.frame.lazy import lazy
 
 if TYPE_CHECKING:
     from probe.analyses.stats.analysis import Stats as Stats
@@ -35,11 +36,4 @@ if TYPE_CHECKING:
     from probe.analyses.stats.result import TextStatistics as TextStatistics
     from probe.analyses.stats.settings import Settings as Settings
 
-# Imported on first use: the command's --help reads the settings, and must not wait for torch.
-_HOMES = {"Settings": "settings", "Stats": "analysis", "TextStatistics": "result", "run": "analysis"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazy(__name__, Settings="settings", Stats="analysis", TextStatistics="result", run="analysis")

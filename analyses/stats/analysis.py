@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, astuple, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -20,10 +20,8 @@ from probe.analyses.stats.statistics import chosen, measured
 from probe.frame.analysis import Analysis, Cost, Facts, Measured, Prompt, Records, Unit
 from probe.frame.run import runner
 from probe.frame.speed import Speed, plain_seconds
+from probe.models import Model
 from probe.saving.manifest import Manifest, peak_memory
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 PASSES = 1.3  # measured seconds over those of plain prefill: 1.1 to 1.5 on a busy CPU (docs/stats.md)
 

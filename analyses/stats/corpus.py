@@ -5,13 +5,13 @@ Each text keeps the name of the place where it stands, "notes.jsonl, line 3", wh
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from probe.analyses.stats.settings import Settings
+from probe.analyses.texts.files import json_lines, read_text, short
 from probe.errors import UsageError
 
 LINES = ".jsonl"
@@ -37,7 +37,7 @@ def documents(settings: Settings) -> Iterator[Document]:
     for number, prompt in enumerate(settings.prompt, start=1):
         yield document(f"prompt {number}", prompt)
     for path in settings.prompt_file:
-        yield document(str(path), _content(path))
+        yield document(str(path), read_text(path))
     for number, value in enumerate(settings.texts or (), start=1):
         yield document(f"text {number}", value)
 
@@ -49,7 +49,7 @@ def document(name: str, value: Any) -> Document:
             raise UsageError(f"{name}: the text is empty; remove it or give it content")
         return Document(name, text=value)
     if not isinstance(value, list | tuple) or not value:
-        raise UsageError(f"{name}: expected a text or a list of messages that is not empty, got {_short(value)}")
+        raise UsageError(f"{name}: expected a text or a list of messages that is not empty, got {short(value)}")
     for number, message in enumerate(value, start=1):
         for key in ("role", "content"):
             if not isinstance(message, dict) or not isinstance(message.get(key), str):
@@ -67,7 +67,7 @@ def _of_path(path: Path) -> Iterator[Document]:
     elif path.suffix == LINES:
         yield from _of_lines(path)
     elif path.suffix in WHOLE:
-        yield document(str(path), _content(path))
+        yield document(str(path), read_text(path))
     else:
         raise UsageError(
             f"{path}: expected a {LINES}, {', '.join(WHOLE)} file or a folder; "
@@ -76,42 +76,12 @@ def _of_path(path: Path) -> Iterator[Document]:
 
 
 def _of_lines(path: Path) -> Iterator[Document]:
-    empty = True
-    for number, line in enumerate(_content(path).split("\n"), start=1):  # splitlines() would break at U+2028 too
-        if line.strip():
-            empty = False
-            yield _of_line(f"{path}, line {number}", line)
-    if empty:
-        raise UsageError(f'{path}: the file is empty; each line needs "text" or "messages"')
-
-
-def _of_line(name: str, line: str) -> Document:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise UsageError(f"{name}: not valid JSON ({error}); each line is one JSON object") from None
-    if not isinstance(value, dict):
-        raise UsageError(f'{name}: expected an object with "text" or "messages", got {_short(value)}')
-    keys = [key for key in ("text", "messages") if key in value]
-    if len(keys) != 1:
-        got = "has both" if keys else "missing"
-        raise UsageError(f'{name}: {got} "text" and "messages"; each line needs one of them')
-    if not isinstance(value[keys[0]], str if keys[0] == "text" else list):
-        wanted = "a string" if keys[0] == "text" else "a list"
-        raise UsageError(f'{name}: "{keys[0]}" must be {wanted}, got {_short(value[keys[0]])}')
-    return document(name, value[keys[0]])
-
-
-def _content(path: Path) -> str:
-    """Return the text of a UTF-8 file, without the byte order mark that it may begin with."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: not UTF-8 (byte {error.start}); save the file as UTF-8") from None
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=repr)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    for place, value in json_lines(path):
+        keys = [key for key in ("text", "messages") if key in value]
+        if len(keys) != 1:
+            got = "has both" if keys else "missing"
+            raise UsageError(f'{place}: {got} "text" and "messages"; each line needs one of them')
+        if not isinstance(value[keys[0]], str if keys[0] == "text" else list):
+            wanted = "a string" if keys[0] == "text" else "a list"
+            raise UsageError(f'{place}: "{keys[0]}" must be {wanted}, got {short(value[keys[0]])}')
+        yield document(place, value[keys[0]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,10 +12,8 @@ from probe.analyses.stats.segments import Segment, Span, segmented
 from probe.analyses.stats.settings import Settings
 from probe.analyses.stats.transcripts import rendered
 from probe.errors import UsageError
+from probe.models import Model
 from probe.tokens import Tokens
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 LACKS = {
     "word": "has no word after its first token",

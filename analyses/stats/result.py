@@ -12,9 +12,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from probe.analyses.measures.head_tables import head_table
 from probe.analyses.stats import averages, tidy
 from probe.frame.scores import HeadScore
-from probe.frame.tables import Column, Table, decimal, written
+from probe.frame.tables import Table, columns, decimal, written
 from probe.heads import Head
 from probe.saving.results import Result
 
@@ -144,39 +145,23 @@ class TextStatistics(Result):
 
     def _ranked(self, name: str) -> pd.DataFrame:
         """Return the rows of one statistic, the highest mean first."""
-        layers, heads = self.means.shape[2:]
         pieces = [
-            pd.DataFrame(
-                {
-                    "layer": [layer for layer in self.layers for _ in range(heads)],
-                    "head": list(range(heads)) * layers,
-                    "part": part,
-                    "statistic": name,
-                    "mean": found.mean.flatten().tolist(),
-                    "low": found.low.flatten().tolist(),
-                    "high": found.high.flatten().tolist(),
-                    "n": found.texts,
-                }
-            )
+            head_table({"mean": found.mean, "low": found.low, "high": found.high}).assign(part=part, n=found.texts)
             for part, found in self.by_head[name].items()
         ]
-        return pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
+        table = pd.concat(pieces, ignore_index=True).sort_values("mean", ascending=False, kind="stable")
+        table = table.assign(statistic=name, layer=table["layer"].map(dict(enumerate(self.layers))))
+        return table[["layer", "head", "part", "statistic", "mean", "low", "high", "n"]]
 
     def _table(self, name: str) -> Table:
         unit, sign = self.statistics[name]["unit"], self.statistics[name]["sign"]
-        part = Column(name="part", header="part")
-        columns = (
-            Column(name="layer", header="layer"),
-            Column(name="head", header="head"),
-            *([part] if len(self.parts_of_text) > 1 else []),
-            Column(name="mean", header=name, write=WRITE[unit], low="low", high="high"),
-            Column(name="n", header="texts"),
-        )
+        part = {"part": "part"} if len(self.parts_of_text) > 1 else {}
+        shown = columns(layer="layer", head="head", **part, mean=(name, WRITE[unit], "low", "high"), n="texts")
         meaning = (
             f"{name}: {UNITS[unit]}; mean over the queries of each unit of text ({self.unit}), then over the units of "
             f"a text, then over the texts, with the 95% bootstrap interval over texts in brackets; {sign}."
         )
-        return Table(rows=self._ranked(name), columns=columns, meaning=meaning, title=name, top=10)
+        return Table(rows=self._ranked(name), columns=shown, meaning=meaning, title=name, top=10)
 
     def _sentence(self, name: str, part: str, found: HeadMeans) -> str:
         """Say the mean over all heads, and the heads at both ends."""

@@ -16,16 +16,13 @@ with their square.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from probe.analyses.stats.settings import FIRST, Settings
+from probe.models import Model
 from probe.tokens import Tokens
-
-if TYPE_CHECKING:
-    from probe.models import Model
 
 
 @dataclass(frozen=True)

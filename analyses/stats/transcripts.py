@@ -8,16 +8,13 @@ is replaced by another. The template's own marks, such as <|im_start|>, belong t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError
+from transformers import PreTrainedTokenizerBase
 
 from probe.analyses.stats.corpus import Document, Message
 from probe.analyses.stats.segments import Span
 from probe.errors import UsageError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 OTHER = "\ue000"  # a private character, with which no content begins or ends
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from probe.errors import ProbeError
+from probe.analyses.texts.files import read_text
 
 # A full stop that ends a sentence: not one of an abbreviation or initial, and no lower-case word follows.
 SENTENCE_END = re.compile(
@@ -76,20 +76,8 @@ def language_reference() -> Haystack:
 
 
 def from_files(paths: Sequence[str | Path]) -> Haystack:
-    """Return the text files one after another, UTF-8, as they are."""
-    if not paths:
-        raise ProbeError("expected at least one text file for the haystack, got none")
-    texts = []
-    for path in paths:
-        try:
-            text = Path(path).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ProbeError(f"cannot read the haystack file {path}: {error.strerror or error}") from error
-        except UnicodeDecodeError as error:
-            raise ProbeError(f"the haystack file {path} is not UTF-8 text (byte {error.start})") from error
-        if not text:
-            raise ProbeError(f"the haystack file {path} is empty")
-        texts.append(text)
+    """Return the text files one after another; raise UsageError for one that holds no UTF-8 text."""
+    texts = [read_text(path).strip() for path in paths]
     return Haystack(", ".join(Path(path).name for path in paths), "\n\n".join(texts))
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from probe.app.cli.options import Numbers, shared
+from probe.app.cli.frame import parameter
+from probe.app.cli.options import shared_options
+from probe.benchmarks.plan import Settings
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
-POSITIVE = click.IntRange(min=1)
 
 
 class Bytes(click.ParamType):
@@ -29,81 +31,25 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-@click.command("bench")
-@click.option(
-    "--suite",
-    type=click.Choice(["kernels", "model", "all"]),
-    default="kernels",
-    show_default=True,
-    help="Suite to measure: attention alone, forward passes of --model, or both.",
-)
-@click.option(
-    "--lengths",
-    type=Numbers(int),
-    default="512,2048,4096,8192",
-    show_default=True,
-    help="Lengths of the texts, in tokens.",
-)
-@click.option(
-    "--repeats",
-    type=POSITIVE,
-    default=7,
-    show_default=True,
-    help="Timed rounds, after one that is not counted. Peers that build every map run 3 at most.",
-)
-@click.option("--threads", type=POSITIVE, help="Threads of each case.  [default: torch's number]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of inputs and weights.",
-)
-@shared("device", "model", "revision")
-@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Texts in a batch, in the kernel cases.")
-@click.option("--heads", type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases.")
-@click.option("--kv-heads", type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases.")
-@click.option("--head-dim", type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases.")
-@click.option(
-    "--memory-limit",
-    type=Bytes(),
-    default="20GB",
-    show_default=True,
-    help="Memory that one case may take. A case that needs more is ended and reported as such.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds that one repetition may take. A case that takes longer is ended and reported as such.",
-)
-@click.option(
-    "--case",
-    "only",
-    multiple=True,
-    metavar="NAME",
-    help="Measure this case beside the plain one; repeat for several. Kernels: native, blocked, triton, products, "
-    "dense, flex. Models: stats, act, eager, bridge, nnsight.  [default: all]",
-)
-@click.option(
-    "--tests",
-    type=click.Path(exists=True, path_type=Path),
-    metavar="PATH",
-    help="Test file or folder that must pass before anything is measured.  [default: the kernel tests, in a checkout]",
-)
-@click.option(
-    "--page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it.",
-)
-@shared("seed", "out", "json", "quiet")
-def command(
-    threads: int | None, device: str | None, out: Path | None, tests: Path | None, page: Path | None,
-    as_json: bool, quiet: bool, **typed: Any,
-) -> None:  # fmt: skip
+def _parameters() -> list[click.Parameter]:
+    own: list[click.Parameter] = []
+    for field in fields(Settings):
+        if "option" in field.metadata:
+            own.append(parameter(field, field.metadata["option"]))
+            own[-1].type = Bytes() if field.name == "memory_limit" else own[-1].type
+    tests = click.Option(
+        ["--tests"], type=click.Path(exists=True, path_type=Path), metavar="PATH",
+        help="Test file or folder that must pass before anything is measured (default: a checkout's kernel tests)",
+    )  # fmt: skip
+    page = click.Option(
+        ["--page"], type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+        help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it (default: none)",
+    )  # fmt: skip
+    return [*shared_options("model", "revision", "device"), *own, tests, page, *shared_options("out", "json", "quiet")]
+
+
+@click.command("bench", params=_parameters())
+def command(out: Path | None, tests: Path | None, page: Path | None, as_json: bool, quiet: bool, **typed: Any) -> None:
     """Measure what attention statistics cost.
 
     The kernel tests run first, and nothing is measured if one fails. Each case then runs in its own process. The cases
@@ -115,16 +61,13 @@ def command(
 
     from probe.app.cli import bench_report
     from probe.app.cli.progress import bar, continuing, note
-    from probe.benchmarks.plan import Settings
     from probe.benchmarks.run import check_device, config, run
     from probe.figures.pictures import save_pictures
     from probe.saving.runs import default_folder
 
-    settings = Settings(
-        threads=threads or torch.get_num_threads(),
-        device=device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        **typed,
-    )
+    given = {name: value for name, value in typed.items() if value not in (None, ())}
+    defaults = {"threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"}
+    settings = Settings(**defaults | given)
     check_device(settings)
     folder = out or default_folder("bench", settings.suite, config(settings))
     for line in bench_report.opening(settings, folder):

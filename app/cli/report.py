@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import click
 import pandas as pd
 
-from probe.app.cli.tables import show
+from probe.app.cli.tables import folded, show
 from probe.frame.findings import Finding
 from probe.frame.tables import Table, written
 from probe.saving.jsonable import plain
@@ -26,7 +27,7 @@ def print_result(found: Result, folder: Path, *, top: int | None = None, layers:
         click.echo()
     sentences = found.summary()
     for line in sentences:
-        click.echo(line)
+        click.echo(folded(line))
     if sentences:
         click.echo()
     if findings := found.findings():
@@ -43,7 +44,7 @@ def print_result(found: Result, folder: Path, *, top: int | None = None, layers:
 
 
 def print_table(table: Table, *, top: int | None = None, layers: Sequence[int] | None = None) -> None:
-    """Print a table with its title and the line that says what its numbers mean."""
+    """Print a table with its title and, below it, what its numbers mean."""
     rows = _of_layers(table.rows, layers)
     limit = top or table.top or len(rows)
     records = rows.head(limit).to_dict("records")
@@ -52,17 +53,19 @@ def print_table(table: Table, *, top: int | None = None, layers: Sequence[int] |
     show(headers, [[column.cell(row) for column in table.columns] for row in records], right=right, title=table.title)
     if len(rows) > limit:
         click.echo(f"and {len(rows) - limit} more rows: --top {len(rows)}, or --json")
-    click.echo(table.meaning)
+    for part in re.split(r"(?<=[;.]) (?=[^:;.]{1,25}: )", table.meaning):  # before each header that is explained
+        click.echo(folded(part.rstrip(";"), indent="  "))
 
 
 def described(finding: Finding) -> str:
-    """Return one finding as a line: verdict, claim, numbers, source."""
-    if isnan(finding.value):
-        return f"  {finding.verdict}: {finding.claim} ({finding.source})"
-    beside = "" if isnan(finding.control_value) else f"; {finding.control} {_interval(finding, 'control_')}"
-    count = f", n = {finding.n}" if finding.n else ""
-    numbers = f"{finding.quantity} {_interval(finding, '')}{count}{beside}"
-    return f"  {finding.verdict}: {finding.claim} ({numbers}; {finding.source})"
+    """Return one finding: a line with the verdict and the claim, then one each for quantity, control and source."""
+    lines = [folded(f"{finding.verdict}: {finding.claim}", indent="  ")]
+    if not isnan(finding.value):
+        count = f" (n = {finding.n})" if finding.n else ""
+        lines.append(folded(f"{finding.quantity}: {_interval(finding, '')}{count}", indent="    "))
+    if not isnan(finding.control_value):
+        lines.append(folded(f"{finding.control}: {_interval(finding, 'control_')}", indent="    "))
+    return "\n".join([*lines, folded(f"source: {finding.source}", indent="    ")])
 
 
 def document(found: Result, folder: Path, *, layers: Sequence[int] | None = None) -> dict[str, Any]:

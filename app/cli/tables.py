@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,11 +14,15 @@ if TYPE_CHECKING:
 
 def console() -> Console:
     """Return a console on stdout that breaks no line where stdout is a file or a pipe."""
-    import sys
-
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 1000, highlight=False, soft_wrap=False)
+
+
+def folded(text: str, *, indent: str = "") -> str:
+    """Return text in indented lines that fit the terminal, and in one line where stdout is a file or a pipe."""
+    width = get_terminal_size().columns if sys.stdout.isatty() else 10**6
+    return fill(text, width, initial_indent=indent, subsequent_indent=f"{indent}  ", break_on_hyphens=False)
 
 
 def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = (), title: str = "") -> None:

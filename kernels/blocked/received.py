@@ -7,21 +7,19 @@ from torch import Tensor
 
 from probe.kernels.band import counted_queries, queries_in_band
 from probe.kernels.blocks import Block
-from probe.kernels.contract import Band, Mask
+from probe.kernels.contract import Band
+from probe.kernels.sweep import Sweep
 
 
 class Received:
     """Sums of p over the queries of a band, [batch, kv_heads, group, keys], and how many there are, [batch, keys]."""
 
-    def __init__(
-        self, lead: tuple[int, int, int], queries: int, keys: int, mask: Mask, band: Band, *, dtype: torch.dtype, device
-    ) -> None:
-        self.mask, self.band = mask, band
-        self.ahead = mask.first_query - mask.first_key
-        counted = counted_queries(queries, mask, band, device)
-        self.rows = queries_in_band(counted, keys, self.ahead, band).expand(lead[0], -1)
-        self.counted = counted.to(dtype)
-        self.sums = torch.zeros(*lead, keys, dtype=dtype, device=device)
+    def __init__(self, sweep: Sweep, band: Band) -> None:
+        self.mask, self.band = sweep.scoring.mask, band
+        self.sums = sweep.zeros(sweep.key.shape[2])
+        counted = counted_queries(sweep.query.shape[2], self.mask, band, self.sums.device)
+        self.rows = queries_in_band(counted, self.sums.shape[3], self.mask.ahead, band).expand(len(self.sums), -1)
+        self.counted = counted.to(sweep.dtype)
 
     def mean(self) -> Tensor:
         """Return the mean weight on each key, NaN where no query counts: [batch, kv_heads, group, keys]."""
@@ -40,7 +38,8 @@ class Received:
 
     def pieces(self, block: Block) -> list[tuple[slice, bool]]:
         """Return the block's key indices inside the band, cut where it starts and stops to hold for every row."""
-        first, last = block.rows.start + self.ahead, block.rows.stop - 1 + self.ahead  # the rows' own key indices
+        first = block.rows.start + self.mask.ahead  # the rows' own key indices
+        last = block.rows.stop - 1 + self.mask.ahead
         start, stop = block.cols.start, block.cols.stop
         whole_start, whole_stop = start, stop
         if self.band.hi is not None:
@@ -57,7 +56,7 @@ class Received:
 
     def inside(self, block: Block, cols: slice, device: torch.device) -> Tensor:
         """Return whether the pairs lie in the band: [rows, cols] bool."""
-        i = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None] + self.ahead
+        i = torch.arange(block.rows.start, block.rows.stop, device=device)[:, None] + self.mask.ahead
         away = i - torch.arange(cols.start, cols.stop, device=device)
         inside = away >= self.band.lo
         return inside if self.band.hi is None else inside & (away <= self.band.hi)

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from probe.kernels.blocked.received import Received
 from probe.kernels.blocks import HIDDEN, Block, grouped
-from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.contract import Request, Statistics
 from probe.kernels.pooled import PooledMap
+from probe.kernels.sweep import Sweep
 
 
 class Tally:
@@ -21,30 +22,20 @@ class Tally:
     Until then they are [batch, kv_heads, group, queries, ...], in the dtype of the scores.
     """
 
-    def __init__(
-        self, query: Tensor, key: Tensor, value: Tensor, mask: Mask, request: Request, dtype: torch.dtype
-    ) -> None:
-        batch, heads, queries, _ = query.shape
-        kv_heads, keys = key.shape[1], key.shape[2]
-        self.mask, self.request = mask, request
-        self.ahead = mask.first_query - mask.first_key
-        lead = (batch, kv_heads, heads // kv_heads)
+    def __init__(self, sweep: Sweep, value: Tensor, request: Request) -> None:
+        self.mask, self.request = sweep.scoring.mask, request
+        lead = (value.shape[0], value.shape[1], sweep.group, sweep.query.shape[2])
         self.rows = {
-            name: torch.empty(
-                *lead, queries, *sizes, dtype=torch.int64 if name == "top_key" else dtype, device=query.device
-            )
+            name: value.new_empty(*lead, *sizes, dtype=torch.int64 if name == "top_key" else sweep.dtype)
             for name, sizes in replace(request, lse=False).row_sizes(value.shape[3]).items()
         }
         if request.sets is not None:
-            self.member = grouped(request.sets, lead[2]).transpose(-1, -2)  # [.., keys, sets]
+            self.member = grouped(request.sets, sweep.group).transpose(-1, -2)  # [.., keys, sets]
             self.columns = Columns(request.sets)
             if request.partial:
                 self.columns_of = [Columns(request.sets[:, :, i : i + 1]) for i in range(request.sets.shape[2])]
-        self.received = self.pooled = None
-        if request.received is not None:
-            self.received = Received(lead, queries, keys, mask, request.received, dtype=dtype, device=query.device)
-        if request.pooled is not None:
-            self.pooled = PooledMap(lead, queries, keys, request.pooled, dtype=dtype, device=query.device)
+        self.received = None if request.received is None else Received(sweep, request.received)
+        self.pooled = None if request.pooled is None else PooledMap(sweep, request.pooled)
 
     def add(
         self,
@@ -124,7 +115,7 @@ class Tally:
         window = self.request.windowed_distance
         start, stop = block.cols.start, block.cols.stop
         size = block.rows.stop - block.rows.start
-        first = block.rows.start + self.ahead  # the first row's own key index
+        first = block.rows.start + self.mask.ahead  # the first row's own key index
         near = min(max(first - (window or 0) + 1, start), stop)
         below = torch.arange(size, dtype=p.dtype, device=p.device)
         away = below[:, None] - torch.arange(near - first, stop - first, dtype=p.dtype, device=p.device)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from probe.kernels.band import counted_queries, queries_in_band
 from probe.kernels.blocks import HIDDEN
-from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.contract import Request, Scoring, Statistics
 from probe.kernels.maps import pool, tile
 from probe.kernels.native.build import unavailable
 from probe.kernels.sweep import as_written
@@ -40,9 +40,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     *,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    scoring: Scoring,
     sinks: Tensor | None,
     request: Request,
     rows: int | None = None,
@@ -52,8 +50,7 @@ def attend(
     rows: the most query rows at once, None for what suits the cache.
     """
     batch, heads, queries, _ = query.shape
-    keys = key.shape[2]
-    ahead = mask.first_query - mask.first_key
+    keys, mask, band = key.shape[2], scoring.mask, request.received
     # heads side by side in memory, as models want them next
     output = query.new_empty(batch, queries, heads, value.shape[3]).transpose(1, 2)
     found: dict[str, Tensor] = {}
@@ -61,27 +58,26 @@ def attend(
         dtype = torch.int64 if name == "top_key" else torch.float32
         found[name] = torch.empty(batch, heads, queries, *sizes, dtype=dtype)
     counted = None
-    if request.received is not None:
+    if band is not None:
         found["received"] = torch.empty(batch, heads, keys)
-        counted = counted_queries(queries, mask, request.received, query.device)
-        found["received_rows"] = queries_in_band(counted, keys, ahead, request.received).expand(batch, -1)
+        counted = counted_queries(queries, mask, band, query.device)
+        found["received_rows"] = queries_in_band(counted, keys, mask.ahead, band).expand(batch, -1)
     tiles = (1, 1)
     if request.pooled is not None:
         tiles = tuple(-(-size // most) for size, most in zip((queries, keys), request.pooled, strict=True))
         found["pooled"] = torch.zeros(batch, heads, -(-queries // tiles[0]), -(-keys // tiles[1]))
-    band = request.received
     torch.ops.probe_native.attend(
         query,
         key,
         value,
         mask.causal,
         mask.window or 0,
-        ahead,
+        mask.ahead,
         mask.first_key,
         None if mask.keys is None else (~mask.keys).float().mul_(HIDDEN),
         _whole(mask.pairs, batch, heads),
-        scale,
-        softcap or 0.0,
+        scoring.scale,
+        scoring.softcap or 0.0,
         None if sinks is None else sinks.float().contiguous(),
         output,
         found["lse"],

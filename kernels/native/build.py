@@ -13,7 +13,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -76,12 +75,16 @@ def processor() -> Iterator[str]:
 
 def build(library: Path) -> None:
     """Compile the library and move it to its place. Raises RuntimeError with the compiler's message."""
+    from unittest.mock import patch
+
     from torch.utils.cpp_extension import load
 
     log.warning("building the CPU kernels, once for this machine: about ten seconds")
     library.parent.mkdir(parents=True, exist_ok=True)
     # torch's own build folder is locked by a file that a killed build leaves behind for ever
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
+    # torch calls ninja by name, and it lies beside Python, which need not be on the path
+    path = os.pathsep.join([os.environ.get("PATH", ""), sysconfig.get_path("scripts")])
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder, patch.dict(os.environ, PATH=path):
         load(
             name="probe_native",
             sources=[str(FOLDER / "attention.cpp")],
@@ -91,14 +94,3 @@ def build(library: Path) -> None:
             is_python_module=False,
         )
         os.replace(Path(folder) / "probe_native.so", library)
-
-
-@contextmanager
-def _ninja_on_path() -> Iterator[None]:
-    """Put ninja on the path: torch calls it by name, and it lies beside Python, which need not be on the path."""
-    former = os.environ.get("PATH", "")
-    os.environ["PATH"] = os.pathsep.join([former, sysconfig.get_path("scripts")])
-    try:
-        yield
-    finally:
-        os.environ["PATH"] = former

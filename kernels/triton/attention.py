@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from probe.kernels.contract import Mask, Request, Statistics
+from probe.kernels.contract import Request, Scoring, Statistics
 from probe.kernels.sweep import as_written
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ def attend(
     key: Tensor,
     value: Tensor,
     *,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    scoring: Scoring,
     sinks: Tensor | None,
     request: Request,
     tiles: Tiles | None = None,
@@ -69,20 +67,18 @@ def attend(
 
     later = request.partial or request.received is not None or request.pooled is not None
     first = replace(request, lse=request.lse or later, top=min(request.top, 1))
-    scoring = {"mask": mask, "scale": scale, "softcap": softcap}
     with _on(query):
-        output, found = launch.forward(query, key, value, sinks=sinks, request=first, tiles=tiles, **scoring)
+        output, found = launch.forward(query, key, value, scoring=scoring, sinks=sinks, request=first, tiles=tiles)
         lse = found.get("lse", output)
         if request.top > 1:
-            found |= launch.top(query, key, found["top_weight"], k=request.top, tiles=tiles, **scoring)
+            found |= launch.top(query, key, found["top_weight"], k=request.top, scoring=scoring, tiles=tiles)
         if request.partial:
-            found["partial"] = launch.partial(query, key, value, lse, sets=request.sets, tiles=tiles, **scoring)
+            found["partial"] = launch.partial(query, key, value, lse, request.sets, scoring=scoring, tiles=tiles)
         if request.received is not None:
-            found["received"], found["received_rows"] = columns.received(
-                query, key, lse, band=request.received, **scoring
-            )
+            both = columns.received(query, key, lse, band=request.received, scoring=scoring)
+            found["received"], found["received_rows"] = both
         if request.pooled is not None:
-            found["pooled"] = pooled.pool(query, key, lse, shape=request.pooled, **scoring)
+            found["pooled"] = pooled.pool(query, key, lse, shape=request.pooled, scoring=scoring)
     if not request.lse:
         found.pop("lse", None)
     return output, Statistics(**found)

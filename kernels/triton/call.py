@@ -17,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from probe.kernels.contract import ROW_STATISTICS, Mask
+from probe.kernels.contract import ROW_STATISTICS, Scoring
 
 LOG2E = math.log2(math.e)
 
@@ -92,7 +92,10 @@ class Call(NamedTuple):
 
 
 class Form(NamedTuple):
-    """The constants that a kernel is compiled for. KEPT and PAIRS: whether the mask has `keys` and `pairs`."""
+    """The constants that a kernel is compiled for.
+
+    KEPT and PAIRS: whether the mask has `keys` and `pairs`. UPCAST: whether tiles are widened as they are loaded.
+    """
 
     CAPPED: bool
     SLIDING: bool
@@ -106,13 +109,11 @@ class Form(NamedTuple):
 RowOutputs = namedtuple("RowOutputs", [name for name in ROW_STATISTICS if name != "partial"], defaults=(None,) * 7)
 
 
-def arguments(
-    query: Vectors, key: Vectors, mask: Mask, scale: float, softcap: float | None, *, pack: int = 1
-) -> tuple[Call, Form]:
+def arguments(query: Vectors, key: Vectors, scoring: Scoring, *, pack: int = 1) -> tuple[Call, Form]:
     """Return what every kernel is told of a call."""
     (heads, queries), (kv_heads, keys) = query.at.shape[1:3], key.at.shape[1:3]
-    ahead = mask.first_query - mask.first_key
-    furthest = queries + keys + abs(ahead)  # no pair is further apart, and int32 holds it
+    mask, scale, softcap = scoring.mask, scoring.scale, scoring.softcap
+    furthest = queries + keys + abs(mask.ahead)  # no pair is further apart, and int32 holds it
     window = furthest + 1 if mask.window is None else min(mask.window, furthest + 1)
     call = Call(
         query=query,
@@ -124,7 +125,7 @@ def arguments(
         heads=heads,
         group=heads // kv_heads,
         pack=pack,
-        ahead=ahead,
+        ahead=mask.ahead,
         near=0 if mask.causal else -furthest,
         far=window - 1,
         # 1 - 2 / (2 ** (slope * x) + 1) is the hyperbolic tangent of scale * x / softcap
@@ -137,8 +138,11 @@ def arguments(
         SLIDING=window <= furthest,
         KEPT=mask.keys is not None,
         PAIRS=mask.pairs is not None,
-        PRECISION=precision(query.at),
-        UPCAST=upcast(query.at),
+        # Float32 tiles are multiplied with float32's precision, for which NVIDIA's tensor cores take three products.
+        # Half precision has tensor cores that accumulate in float32, whatever this says.
+        PRECISION="tf32x3" if query.at.is_cuda and torch.version.hip is None else "ieee",
+        # the interpreter multiplies bfloat16 tiles wrongly
+        UPCAST=query.at.dtype == torch.bfloat16 and interpreted(),
     )
     return call, form
 
@@ -146,19 +150,6 @@ def arguments(
 def interpreted() -> bool:
     """Return whether kernels run in Triton's interpreter, on CPU tensors, instead of being compiled."""
     return triton.knobs.runtime.interpret
-
-
-def upcast(query: Tensor) -> bool:
-    """Return whether tiles must be widened as they are loaded: the interpreter multiplies bfloat16 tiles wrongly."""
-    return query.dtype == torch.bfloat16 and interpreted()
-
-
-def precision(query: Tensor) -> str:
-    """Return how float32 tiles are multiplied with float32's precision; NVIDIA's tensor cores take three products.
-
-    Half precision has tensor cores that accumulate in float32, whatever this says.
-    """
-    return "tf32x3" if query.is_cuda and torch.version.hip is None else "ieee"
 
 
 def padded(width: int) -> int:

@@ -12,7 +12,7 @@ each pair the loop does half of attention's matrix products, one multiply-add, o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -20,7 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from probe.kernels.band import counted_queries, queries_in_band
-from probe.kernels.contract import Band, Mask
+from probe.kernels.contract import Band, Scoring
 from probe.kernels.triton.call import LOG2E, Vectors, arguments, reachable
 from probe.kernels.triton.edges import edges_kernel, whole_passes
 from probe.kernels.triton.exponentials import add_weights
@@ -36,74 +36,68 @@ def add_to(sums, j, keys, more):
 
 
 @triton.jit
-def received_kernel(
-    call,
-    offset,
-    sums,
-    first_row,
-    last_row,
-    form: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    STAGES: tl.constexpr,
-    UNROLL: tl.constexpr,
-    QUARTERS: tl.constexpr,
-    FOLDED: tl.constexpr,
-):
+def received_kernel(call, offset, sums, first_row, last_row, form: tl.constexpr, tiles: tl.constexpr):
     """Add to sums [batch, heads, keys] those of 2 ** (s - offset) over the rows that `whole_passes` gives.
 
-    UNROLL tiles of a pass share what a pass costs, and QUARTERS quarters of their columns are polynomials: one of each
+    The tiles of a pass share what a pass costs, and `quarters` quarters of their columns are polynomials: one of each
     tile, and one more of the first ones.
     """
-    which, batch, head, block = head_of_program(tl.cdiv(call.keys, COLS), call.heads)
-    first_col = block * COLS
-    row = tl.arange(0, ROWS)
-    j = first_col + tl.arange(0, COLS)
+    which, batch, head, block = head_of_program(tl.cdiv(call.keys, tiles.cols), call.heads)
+    first_col = block * tiles.cols
+    row = tl.arange(0, tiles.rows)
+    j = first_col + tl.arange(0, tiles.cols)
     sums += which * call.keys
     k = tl.trans(load_rows(head_at(call.key, batch, head // call.group), call.key, j, call.keys, form))
 
-    passes, stop = whole_passes(first_col, call, first_row, last_row, COLS, ROWS * UNROLL)
-    start = (stop - passes * (ROWS * UNROLL)).to(tl.int64)
+    passes, stop = whole_passes(first_col, call, first_row, last_row, tiles.cols, tiles.rows * tiles.unroll)
+    start = (stop - passes * (tiles.rows * tiles.unroll)).to(tl.int64)
     # pointers that a tile moves on take the loop less than those that it makes from an index
     query = head_at(call.query, batch, head) + start * call.query.row
     offset += which * call.queries + start
     pairs = call.pairs.at
     if form.PAIRS:
         pairs = head_at(call.pairs, batch, head) + start * call.pairs.row
-    step = tl.full([], ROWS, tl.int64)
+    step = tl.full([], tiles.rows, tl.int64)
 
-    SUMS: tl.constexpr = ROWS // 2 if FOLDED else ROWS
-    if QUARTERS > 0:
-        total = tl.zeros([SUMS, COLS // 2], tl.float32)
-        quarter = tl.zeros([SUMS, COLS // 4], tl.float32)
-        other = tl.zeros([SUMS, COLS // 4], tl.float32)
+    SUMS: tl.constexpr = tiles.rows // 2 if tiles.folded else tiles.rows
+    if tiles.quarters > 0:
+        total = tl.zeros([SUMS, tiles.cols // 2], tl.float32)
+        quarter = tl.zeros([SUMS, tiles.cols // 4], tl.float32)
+        other = tl.zeros([SUMS, tiles.cols // 4], tl.float32)
     else:
-        total = tl.zeros([SUMS, COLS], tl.float32)
+        total = tl.zeros([SUMS, tiles.cols], tl.float32)
         quarter = 0.0
         other = 0.0
-    poison = tl.zeros([ROWS], tl.float32)
+    poison = tl.zeros([tiles.rows], tl.float32)
 
-    for _ in tl.range(0, passes, num_stages=STAGES):
-        for u in tl.static_range(UNROLL):
-            q = load_whole(query, call.query, form, ROWS)
+    for _ in tl.range(0, passes, num_stages=tiles.stages):
+        for u in tl.static_range(tiles.unroll):
+            q = load_whole(query, call.query, form, tiles.rows)
             beyond = tl.load(offset + row)
             x = scores(q, k, call, form)
             if form.PAIRS:
                 x = hide_pairs(x, pairs + row.to(tl.int64) * call.pairs.row, j, call)
                 pairs += step * call.pairs.row
             total, quarter, other = add_weights(
-                total, quarter, other, x, call.unit, beyond, (QUARTERS + UNROLL - 1 - u) // UNROLL, FOLDED
+                total,
+                quarter,
+                other,
+                x,
+                call.unit,
+                beyond,
+                (tiles.quarters + tiles.unroll - 1 - u) // tiles.unroll,
+                tiles.folded,
             )
-            if QUARTERS > 0:  # bounds make a number of what is none
+            if tiles.quarters > 0:  # bounds make a number of what is none
                 poison = tl.where(beyond == beyond, poison, beyond)
             query += step * call.query.row
-            offset += ROWS
+            offset += tiles.rows
 
-    if QUARTERS > 0:
-        c = tl.arange(0, COLS // 2)
+    if tiles.quarters > 0:
+        c = tl.arange(0, tiles.cols // 2)
         c = first_col + c // 16 * 32 + c % 16
         add_to(sums, c, call.keys, tl.sum(total, 0))
-        c = tl.arange(0, COLS // 4)
+        c = tl.arange(0, tiles.cols // 4)
         c = first_col + c // 8 * 32 + c % 8 + 16
         add_to(sums, c, call.keys, tl.sum(quarter, 0) + tl.sum(poison, 0))
         add_to(sums, c + 8, call.keys, tl.sum(other, 0) + tl.sum(poison, 0))
@@ -111,8 +105,7 @@ def received_kernel(
         add_to(sums, j, call.keys, tl.sum(total, 0))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnTiles:
+class ColumnTiles(NamedTuple):
     """The launch of `received`: queries and keys of a tile, warps of a program, passes of the loop in flight.
 
     unroll: tiles of a pass. quarters: how many of the 4 * unroll quarters of their exponentials are polynomials for
@@ -147,15 +140,7 @@ def column_tiles(width: int, dtype: torch.dtype, capability: tuple[int, int]) ->
 
 
 def received(
-    query: Tensor,
-    key: Tensor,
-    lse: Tensor,
-    *,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-    band: Band,
-    tiles: ColumnTiles | None = None,
+    query: Tensor, key: Tensor, lse: Tensor, *, scoring: Scoring, band: Band, tiles: ColumnTiles | None = None
 ) -> tuple[Tensor, Tensor]:
     """Return what each key receives, [batch, heads, keys] float32, and the queries of the mean, [batch, keys] int64.
 
@@ -163,9 +148,11 @@ def received(
     """
     batch, heads, queries, width = query.shape
     keys = key.shape[2]
-    tiles = tiles or column_tiles(width, query.dtype, capability_of(query))
+    tiles, mask = tiles or column_tiles(width, query.dtype, capability_of(query)), scoring.mask
+    if key.dtype == torch.float32:
+        tiles = tiles._replace(quarters=0)
     query = Vectors.of(reachable(query, tiles.rows), fixed=True)
-    call, form = arguments(query, Vectors.of(key), mask, scale, softcap)
+    call, form = arguments(query, Vectors.of(key), scoring)
     counted = counted_queries(queries, mask, band, key.device)
     rows = queries_in_band(counted, keys, call.ahead, band).expand(batch, -1)
     # +inf takes a query out, for 2 ** (score - inf) is 0
@@ -187,15 +174,7 @@ def received(
         num_warps=4,
     )
     received_kernel[(batch * heads * triton.cdiv(keys, tiles.cols),)](
-        *shared,
-        ROWS=tiles.rows,
-        COLS=tiles.cols,
-        STAGES=tiles.stages,
-        UNROLL=tiles.unroll,
-        QUARTERS=0 if key.dtype == torch.float32 else tiles.quarters,
-        FOLDED=tiles.folded,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
+        *shared, tiles=tiles, num_warps=tiles.warps, num_stages=tiles.stages
     )
     if mask.keys is not None:
         sums.masked_fill_(~mask.keys[:, None], 0)

@@ -37,12 +37,11 @@ def visit(
     flags,
     reach,
     asked,
-    slots,
+    tiles,
     COLS: tl.constexpr,
-    FLAGGED: tl.constexpr,
     EDGE: tl.constexpr,
 ):
-    """Return the state of the rows after the tile of keys from `start`; `flags` are of tiles of FLAGGED keys."""
+    """Return the state of the rows after the tile of COLS keys from `start`."""
     j = start + tl.arange(0, COLS)
     if EDGE:
         k = load_rows(rows.key, call.key, j, call.keys, form)
@@ -59,8 +58,8 @@ def visit(
     occupied = 0
     if asked.SETS > 0:
         word = tl.load(words + j, mask=j < call.keys, other=0)
-        occupied = tl.load(flags + start // FLAGGED)
-    return add_tile(state, x, v, rows.own, start, word, occupied, call.unit, reach, asked, slots, form, COLS, EDGE)
+        occupied = tl.load(flags + start // tiles.cols)
+    return add_tile(state, x, v, rows.own, start, word, occupied, call.unit, reach, asked, tiles, form, COLS, EDGE)
 
 
 @triton.jit
@@ -78,11 +77,7 @@ def forward_kernel(
     reach,
     form: tl.constexpr,
     asked: tl.constexpr,
-    slots: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    EDGE_COLS: tl.constexpr,
-    STAGES: tl.constexpr,
+    tiles: tl.constexpr,
     SPLIT: tl.constexpr,
 ):
     """Write the output and the statistics of the rows of a program.
@@ -90,7 +85,7 @@ def forward_kernel(
     With SPLIT, `out`, `outs.lse`, `outs.top_weight` and the others take the running sums instead: the output not yet
     divided, the peak, the mass, and so on, of the part of the keys that program_id(1) says.
     """
-    rows = open_rows(call, form, ROWS)
+    rows = open_rows(call, form, tiles.rows)
     value_at = head_at(value, rows.batch, rows.first_head // call.group)
     if asked.SETS > 0:
         words_at = head_at(words, rows.batch, rows.first_head)
@@ -99,41 +94,41 @@ def forward_kernel(
         words_at = None
         flags_at = None
 
-    start, tiles, own_low, own_high = keys_of_program(rows.block, call, ROWS, COLS)
+    start, count, own_low, own_high = keys_of_program(rows.block, call, tiles.rows, tiles.cols)
     if SPLIT:
-        share = tl.cdiv(tiles, tl.num_programs(1))
-        mine = tl.minimum(share * tl.program_id(1), tiles)
-        start += mine * COLS
-        tiles = tl.minimum(share, tiles - mine)
+        share = tl.cdiv(count, tl.num_programs(1))
+        mine = tl.minimum(share * tl.program_id(1), count)
+        start += mine * tiles.cols
+        count = tl.minimum(share, count - mine)
     # tiles at either end, of which some row may not see some key
     before = 0
     if form.SLIDING:
-        before = tl.minimum(tl.cdiv(tl.maximum(own_high - call.far - start, 0), COLS), tiles)
+        before = tl.minimum(tl.cdiv(tl.maximum(own_high - call.far - start, 0), tiles.cols), count)
     whole = 0
     if not form.PAIRS:
         all_see = tl.minimum(own_low - call.near + 1, call.keys)
         if asked.WINDOWED:
             all_see = tl.minimum(all_see, own_low - reach + 1)
-        whole = tl.minimum(tl.maximum(all_see - start, 0) // COLS, tiles)
+        whole = tl.minimum(tl.maximum(all_see - start, 0) // tiles.cols, count)
         whole = tl.maximum(whole - before, 0)
 
-    PARTS: tl.constexpr = COLS // EDGE_COLS
-    none = tl.zeros([ROWS, slots.SLOTS], tl.float32)
+    PARTS: tl.constexpr = tiles.cols // tiles.edge
+    none = tl.zeros([tiles.rows, tiles.slots], tl.float32)
     state = State(
-        tl.full([ROWS], FLOOR, tl.float32),
-        tl.zeros([ROWS, value.DIMS], tl.float32),
-        tl.full([ROWS], -1, tl.int32),
-        tl.zeros([ROWS, asked.WIDE], tl.float32),
+        tl.full([tiles.rows], FLOOR, tl.float32),
+        tl.zeros([tiles.rows, value.DIMS], tl.float32),
+        tl.full([tiles.rows], -1, tl.int32),
+        tl.zeros([tiles.rows, asked.WIDE], tl.float32),
         Sums(none, none, none, none),
     )
     far_away = reach * 1.0  # Triton makes a constant of an integer that is 1, and a constant has no .to()
     for edge in tl.static_range(2):
         if edge or not form.PAIRS:
-            for t in tl.range(0, (tiles - whole) * PARTS if edge else whole, num_stages=1 if edge else STAGES):
-                if edge:  # noqa: SIM108
-                    at = tl.where(t < before * PARTS, t, t + whole * PARTS) * EDGE_COLS
+            for t in tl.range(0, (count - whole) * PARTS if edge else whole, num_stages=1 if edge else tiles.stages):
+                if edge:
+                    at = tl.where(t < before * PARTS, t, t + whole * PARTS) * tiles.edge
                 else:
-                    at = (before + t) * COLS
+                    at = (before + t) * tiles.cols
                 state = visit(
                     state,
                     rows,
@@ -146,9 +141,8 @@ def forward_kernel(
                     flags_at,
                     far_away,
                     asked,
-                    slots,
-                    EDGE_COLS if edge else COLS,
-                    COLS,
+                    tiles,
+                    tiles.edge if edge else tiles.cols,
                     edge == 1,
                 )
 
@@ -158,9 +152,9 @@ def forward_kernel(
                 if asked.WINDOWED:
                     windowed = mass * far_away
                 if asked.DISTANCE:
-                    away = (rows.own - start - (before + whole - 1) * COLS)[:, None].to(tl.float32)
-                    away -= first_columns(COLS, slots) + (COLS // slots.SLOTS * slots.RUN - slots.RUN)
-                    distance = tl.fma(mass, away, distance * slots.RUN)
+                    away = (rows.own - start - (before + whole - 1) * tiles.cols)[:, None].to(tl.float32)
+                    away -= first_columns(tiles.cols, tiles) + (tiles.cols // tiles.slots * tiles.run - tiles.run)
+                    distance = tl.fma(mass, away, distance * tiles.run)
                 sums = Sums(mass, moment, distance, windowed)
                 state = State(state.peak, state.output, state.top, state.members, sums)
 
@@ -170,7 +164,7 @@ def forward_kernel(
     distance = tl.sum(sums.distance, 1)
     windowed = tl.sum(sums.windowed, 1)
     # the same once more, lest they take registers while keys pass: that the third index is 0 no compiler knows
-    batch, _, _, i, head = rows_of_program(tl.program_id(0) + tl.program_id(2), call, ROWS)
+    batch, _, _, i, head = rows_of_program(tl.program_id(0) + tl.program_id(2), call, tiles.rows)
     place = (batch * call.heads + head) * call.queries + i
     value_dim = tl.arange(0, value.DIMS)
     out_at = out.at + batch * out.batch + head * out.head + i.to(tl.int64) * out.row
@@ -211,6 +205,6 @@ def forward_kernel(
         sets = (set_at < asked.SETS)[None, :]
         tl.store(outs.mass + place[:, None] * asked.SETS + set_at[None, :], members, mask=sets)
     if asked.TOP:
-        column = search(rows, top, call, form, COLS)
+        column = search(rows, top, call, form, tiles.cols)
         found = tl.where(column < 0, -1, column.to(tl.int64) + first_key)
         tl.store(outs.top_key + place, found)

@@ -8,13 +8,13 @@ import torch
 import triton
 from torch import Tensor
 
-from probe.kernels.contract import Mask, Request
+from probe.kernels.contract import Request, Scoring
 from probe.kernels.triton.call import RowOutputs, Shared, Vectors, arguments, padded, reachable
 from probe.kernels.triton.decode import combine_kernel
 from probe.kernels.triton.forward import forward_kernel
 from probe.kernels.triton.partial import partial_kernel
-from probe.kernels.triton.rows import Asked, Slots
-from probe.kernels.triton.sets import Members, Visits
+from probe.kernels.triton.rows import Asked
+from probe.kernels.triton.sets import members, visits
 from probe.kernels.triton.tiles import FEW_ROWS, Tiles, capability_of, decode_tiles, forward_tiles, share_keys
 from probe.kernels.triton.top import top_kernel
 
@@ -22,8 +22,6 @@ from probe.kernels.triton.top import top_kernel
 LONGEST = 64
 # Most elements of the lists of a program, so that they stay in registers.
 LISTS = 2048
-# Products and sums of the loops become multiply-adds, whatever Triton's default is.
-FUSED = {"enable_fp_fusion": True}
 
 
 def forward(
@@ -31,9 +29,7 @@ def forward(
     key: Tensor,
     value: Tensor,
     *,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    scoring: Scoring,
     sinks: Tensor | None,
     request: Request,
     tiles: Tiles | None = None,
@@ -42,14 +38,13 @@ def forward(
 
     `top` is 0 or 1 here. Heads lie side by side in the output's memory, as models want them next.
     """
-    query, scale = _ascending(query, scale, softcap)
+    query, scoring = _ascending(query, scoring)
     batch, heads, queries, width = query.shape
-    value_width = value.shape[3]
-    sets = request.sets
-    pack = _pack(query, key, sets)
-    tiles = tiles or _tiles(query, key, pack, max(width, value_width), sets=0 if sets is None else sets.shape[2])
+    value_width, pack = value.shape[3], _pack(query, key, request.sets)
+    sets = 0 if request.sets is None else request.sets.shape[2]
+    tiles = tiles or _tiles(query, key, pack, max(width, value_width), sets=sets)
     key, value = (Vectors.of(reachable(tensor, tiles.cols), fixed=True) for tensor in (key, value))
-    call, form = arguments(Vectors.of(query), key, mask, scale, softcap, pack=pack)
+    call, form = arguments(Vectors.of(query), key, scoring, pack=pack)
     output = query.new_empty(batch, queries, heads, value_width).transpose(1, 2)
     lead = (batch, heads, queries)
     found = _rows(query, lead, request)
@@ -57,7 +52,9 @@ def forward(
     sums = _rows(query, (tiles.splits, *lead), request, running=True) if split else found
     running = query.new_empty(tiles.splits, *lead, value_width, dtype=torch.float32) if split else output[None]
     sinks = None if sinks is None else sinks.float().contiguous()
-    members = None if sets is None else Members.of(sets, tiles.cols)
+    words = flags = Shared()
+    if request.sets is not None:
+        words, flags = map(Shared.of, members(request.sets, tiles.cols))
     asked = Asked(
         SINKS=sinks is not None,
         LSE=request.lse,
@@ -65,33 +62,26 @@ def forward(
         DISTANCE=request.distance,
         WINDOWED=request.windowed_distance is not None,
         TOP=request.top == 1,
-        SETS=0 if members is None else members.sets,
-        WIDE=1 if members is None else padded(members.sets),
+        SETS=sets,
+        WIDE=padded(sets) if sets else 1,
     )
     blocks = triton.cdiv(queries * pack, tiles.rows)
     forward_kernel[(blocks * batch * (heads // pack), tiles.splits)](
         call,
         value,
-        Shared() if members is None else Shared.of(members.words),
-        Shared() if members is None else Shared.of(members.occupied),
+        words,
+        flags,
         sinks,
         Vectors.of(running[0]),
         running.stride(0),
         RowOutputs(**sums),
         batch,
-        mask.first_key,
+        scoring.mask.first_key,
         min(request.windowed_distance or 0, queries + call.keys + abs(call.ahead)),
         form,
         asked,
-        Slots(tiles.slots, tiles.run, tiles.settle),
-        ROWS=tiles.rows,
-        COLS=tiles.cols,
-        EDGE_COLS=min(tiles.cols, tiles.edge),
-        STAGES=tiles.stages,
         SPLIT=split,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **FUSED,
+        **tiles.options(),
     )
     if split:
         combine_kernel[(batch * heads * queries,)](
@@ -108,50 +98,30 @@ def forward(
             asked,
             PARTS=triton.next_power_of_2(tiles.splits),
             num_warps=4,
-            **FUSED,
+            enable_fp_fusion=True,
         )
     return output, found
 
 
 def top(
-    query: Tensor,
-    key: Tensor,
-    largest: Tensor,
-    *,
-    k: int,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
-    tiles: Tiles | None = None,
+    query: Tensor, key: Tensor, largest: Tensor, *, k: int, scoring: Scoring, tiles: Tiles | None = None
 ) -> dict[str, Tensor]:
     """Return `top_weight` and `top_key` [batch, heads, queries, k], from the `largest` weight [.., 1] of `forward`."""
-    query, scale = _ascending(query, scale, softcap)
+    query, scoring = _ascending(query, scoring)
     batch, heads, queries, width = query.shape
     keys, pack = key.shape[2], _pack(query, key, None)
     listed = min(triton.next_power_of_2(k), LONGEST)
     tiles = (tiles or _tiles(query, key, pack, width)).narrow()
     rows = max(16, min(tiles.rows, LISTS // listed, 64 if width <= 64 else 32))
-    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap, pack=pack)
+    options = tiles._replace(rows=rows, warps=4).options()
+    call, form = arguments(Vectors.of(query), Vectors.of(key), scoring, pack=pack)
     scores, columns = [], []
     bound = bound_key = None
     for _ in range(triton.cdiv(k, listed)):
         score = query.new_empty(batch, heads, queries, listed, dtype=torch.float32)
         column = query.new_empty(batch, heads, queries, listed, dtype=torch.int32)
         top_kernel[(triton.cdiv(queries * pack, rows) * batch * (heads // pack),)](
-            call,
-            bound,
-            bound_key,
-            score,
-            column,
-            form,
-            ROWS=rows,
-            COLS=tiles.cols,
-            LISTED=listed,
-            STAGES=tiles.stages,
-            AFTER=bound is not None,
-            num_warps=4,
-            num_stages=tiles.stages,
-            **FUSED,
+            call, bound, bound_key, score, column, form, LISTED=listed, AFTER=bound is not None, **options
         )
         column, order = column.masked_fill_(column < 0, keys).sort(dim=-1)
         score, order = score.gather(-1, order).sort(dim=-1, descending=True, stable=True)
@@ -165,7 +135,7 @@ def top(
     weight = largest * torch.exp2((score - score[..., :1]) * call.unit)
     return {
         "top_weight": weight.masked_fill_(empty, 0),
-        "top_key": column.add_(mask.first_key).masked_fill_(empty, -1),
+        "top_key": column.add_(scoring.mask.first_key).masked_fill_(empty, -1),
     }
 
 
@@ -174,11 +144,9 @@ def partial(
     key: Tensor,
     value: Tensor,
     lse: Tensor,
-    *,
     sets: Tensor,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    *,
+    scoring: Scoring,
     tiles: Tiles | None = None,
 ) -> Tensor:
     """Return the sum of p v over each set [.., sets, keys]: [batch, heads, queries, sets, value_dim] float32."""
@@ -186,35 +154,32 @@ def partial(
     value_width = value.shape[3]
     pack = _pack(query, key, sets)
     tiles = (tiles or _tiles(query, key, pack, max(width, value_width))).narrow()
-    members, visits = Members.of(sets, tiles.cols), Visits.of(sets, tiles.cols)
-    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap, pack=pack)
-    found = query.new_empty(batch, heads, queries, members.sets, value_width, dtype=torch.float32)
-    partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), members.sets)](
+    count, (words, _), (order, before) = sets.shape[2], members(sets, tiles.cols), visits(sets, tiles.cols)
+    call, form = arguments(Vectors.of(query), Vectors.of(key), scoring, pack=pack)
+    found = query.new_empty(batch, heads, queries, count, value_width, dtype=torch.float32)
+    partial_kernel[(triton.cdiv(queries * pack, tiles.rows) * batch * (heads // pack), count)](
         call,
         Vectors.of(value),
         lse,
-        Shared.of(members.words),
-        Shared.of(visits.order),
-        Shared.of(visits.before),
+        Shared.of(words),
+        Shared.of(order),
+        Shared.of(before),
         found,
-        visits.order.shape[3],
+        order.shape[3],
         form,
-        SETS=members.sets,
-        ROWS=tiles.rows,
-        COLS=tiles.cols,
-        STAGES=tiles.stages,
-        num_warps=tiles.warps,
-        num_stages=tiles.stages,
-        **FUSED,
+        SETS=count,
+        **tiles.options(),
     )
     return found
 
 
-def _ascending(query: Tensor, scale: float, softcap: float | None) -> tuple[Tensor, float]:
-    """Return query and scale with a positive scale: kernels find a row's largest score before they scale."""
-    if softcap is not None or scale > 0:
-        return query, scale
-    return (query.neg(), -scale) if scale else (torch.zeros_like(query), 1.0)
+def _ascending(query: Tensor, scoring: Scoring) -> tuple[Tensor, Scoring]:
+    """Return query and scoring with a positive scale: kernels find a row's largest score before they scale."""
+    if scoring.softcap is not None or scoring.scale > 0:
+        return query, scoring
+    if scoring.scale == 0:
+        return torch.zeros_like(query), replace(scoring, scale=1.0)
+    return query.neg(), replace(scoring, scale=-scoring.scale)
 
 
 def _rows(query: Tensor, lead: tuple[int, ...], request: Request, *, running: bool = False) -> dict[str, Tensor]:
@@ -240,4 +205,4 @@ def _tiles(query: Tensor, key: Tensor, pack: int, width: int, *, sets: int = 0) 
         return forward_tiles(width, query.dtype, capability_of(query), sets=sets)
     tiles = decode_tiles(rows, width, query.dtype, capability_of(query))
     programs = triton.cdiv(rows, tiles.rows) * batch * (heads // pack)
-    return replace(tiles, splits=share_keys(query, programs, triton.cdiv(key.shape[2], tiles.cols)))
+    return tiles._replace(splits=share_keys(query, programs, triton.cdiv(key.shape[2], tiles.cols)))

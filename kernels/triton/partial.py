@@ -11,36 +11,24 @@ from probe.kernels.triton.scores import HIDDEN, head_at, hide, load_rows, offset
 
 @triton.jit
 def partial_kernel(
-    call,
-    value,
-    lse,
-    words,
-    order,
-    before,
-    out,
-    set_tiles,
-    form: tl.constexpr,
-    SETS: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
-    STAGES: tl.constexpr,
+    call, value, lse, words, order, before, out, set_tiles, form: tl.constexpr, SETS: tl.constexpr, tiles: tl.constexpr
 ):
     """Write out[batch, head, i, s, :] = sum over the keys j of set s = program_id(1) of p_ij v_j."""
     which = tl.program_id(1)
-    rows = open_rows(call, form, ROWS)
+    rows = open_rows(call, form, tiles.rows)
     value_at = head_at(value, rows.batch, rows.first_head // call.group)
     words_at = head_at(words, rows.batch, rows.first_head)
     order_at = head_at(order, rows.batch, rows.first_head) + which * set_tiles
     before_at = head_at(before, rows.batch, rows.first_head) + which * (set_tiles + 1)
     place = (rows.batch * call.heads + rows.head) * call.queries + rows.i
     offset = offsets(tl.load(lse + place))
-    output = tl.zeros([ROWS, value.DIMS], tl.float32)
-    start, tiles, _, _ = keys_of_program(rows.block, call, ROWS, COLS)
-    first = tl.load(before_at + start // COLS)
-    last = tl.load(before_at + start // COLS + tiles)
-    for t in tl.range(first, last, num_stages=STAGES):
-        at = tl.load(order_at + t) * COLS
-        j = at + tl.arange(0, COLS)
+    output = tl.zeros([tiles.rows, value.DIMS], tl.float32)
+    start, count, _, _ = keys_of_program(rows.block, call, tiles.rows, tiles.cols)
+    first = tl.load(before_at + start // tiles.cols)
+    last = tl.load(before_at + start // tiles.cols + count)
+    for t in tl.range(first, last, num_stages=tiles.stages):
+        at = tl.load(order_at + t) * tiles.cols
+        j = at + tl.arange(0, tiles.cols)
         k = load_rows(rows.key, call.key, j, call.keys, form)
         v = load_rows(value_at, value, j, call.keys, form)
         x = hide(products(rows.q, k, call, form), rows, j, call, form)

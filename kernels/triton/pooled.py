@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from probe.kernels.contract import Mask
+from probe.kernels.contract import Scoring
 from probe.kernels.triton.call import Vectors, arguments
 from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.scores import (
@@ -111,20 +111,17 @@ def pool(
     lse: Tensor,
     *,
     shape: tuple[int, int],
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    scoring: Scoring,
     block: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return the max of p over tiles: at most [batch, heads, *shape] float32.
 
-    A tile has ceil(queries / shape[0]) x ceil(keys / shape[1]) pairs.
     lse [batch, heads, queries] as the forward pass returned it, learned sinks included. block: the rows and columns of
     weights that a program has in hand, powers of two; None for what suits the dtype.
     """
     (batch, heads, queries), keys = query.shape[:3], key.shape[2]
     block = block or block_of(query)
-    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap)
+    call, form = arguments(Vectors.of(query), Vectors.of(key), scoring)
     tall, wide = math.ceil(queries / shape[0]), math.ceil(keys / shape[1])
     rows, cols = math.ceil(queries / tall), math.ceil(keys / wide)
     piece = [min(triton.next_power_of_2(size), most) for size, most in zip((tall, wide), block, strict=True)]

@@ -30,14 +30,6 @@ class Asked(NamedTuple):
     WIDE: int
 
 
-class Slots(NamedTuple):
-    """The form in which the sums of a row are kept while keys pass (`tiles.Tiles`)."""
-
-    SLOTS: int
-    RUN: int
-    SETTLE: bool
-
-
 class Sums(NamedTuple):
     """Sums [rows, SLOTS] of e times something, to be added over the slots when all keys have passed."""
 
@@ -62,7 +54,7 @@ class State(NamedTuple):
 
 @triton.jit
 def add_tile(
-    state, x, v, own, start, word, occupied, unit, reach, asked, slots, form, COLS: tl.constexpr, EDGE: tl.constexpr
+    state, x, v, own, start, word, occupied, unit, reach, asked, tiles, form, COLS: tl.constexpr, EDGE: tl.constexpr
 ):
     """Return the state of the rows after one more tile, from its scores x [rows, cols] and values v [cols, dims].
 
@@ -80,17 +72,17 @@ def add_tile(
     mass *= slotted
     if asked.DISTANCE:
         distance *= slotted
-        if not EDGE and slots.SLOTS > slots.RUN:
+        if not EDGE and tiles.slots > tiles.run:
             # past the columns of other slots
-            distance += mass * ((COLS - COLS // slots.SLOTS * slots.RUN) // slots.RUN)
+            distance += mass * ((COLS - COLS // tiles.slots * tiles.run) // tiles.run)
     away = 0.0
     if EDGE:
         if asked.WINDOWED:
             windowed *= slotted
-        away = (own - start)[:, None].to(tl.float32) - first_columns(COLS, slots)
+        away = (own - start)[:, None].to(tl.float32) - first_columns(COLS, tiles)
     z = tl.fma(x, unit, -(peak * unit)[:, None])
     e = tl.exp2(z)
-    sums = tally(Sums(mass, moment, distance, windowed), e, z, away, reach, asked, slots, EDGE, COLS, 0)
+    sums = tally(Sums(mass, moment, distance, windowed), e, z, away, reach, asked, tiles, EDGE, COLS, 0)
     top = state.top
     if asked.TOP:
         higher = highest > state.peak
@@ -103,7 +95,7 @@ def add_tile(
         members = members * shrink[:, None]
         if occupied != 0:
             members = add_members(members, e, p, word, asked, form)
-    if slots.SETTLE and not EDGE:
+    if tiles.settle and not EDGE:
         shrink = after(shrink, sums, asked)
     output = tl.dot(p, v, state.output * shrink[:, None], input_precision=form.PRECISION)
     return State(peak, output, top, members, sums)
@@ -125,14 +117,14 @@ def after(shrink, sums, asked):
 
 
 @triton.jit
-def first_columns(COLS: tl.constexpr, slots):
+def first_columns(COLS: tl.constexpr, tiles):
     """Return the first column of each slot in a tile of COLS: [1, SLOTS] float32."""
-    slot = tl.arange(0, slots.SLOTS)
-    return (slot // slots.RUN * (COLS // slots.SLOTS * slots.RUN) + slot % slots.RUN).to(tl.float32)[None, :]
+    slot = tl.arange(0, tiles.slots)
+    return (slot // tiles.run * (COLS // tiles.slots * tiles.run) + slot % tiles.run).to(tl.float32)[None, :]
 
 
 @triton.jit
-def tally(sums, e, z, away, reach, asked, slots, EDGE: tl.constexpr, COLS: tl.constexpr, PAST: tl.constexpr):
+def tally(sums, e, z, away, reach, asked, tiles, EDGE: tl.constexpr, COLS: tl.constexpr, PAST: tl.constexpr):
     """Return the sums with weights e [rows, COLS] added, of which z are the logarithms to base 2.
 
     Where the columns of a slot are in one thread's registers, a sum takes one instruction for each weight. A sum over
@@ -143,7 +135,7 @@ def tally(sums, e, z, away, reach, asked, slots, EDGE: tl.constexpr, COLS: tl.co
     a slot goes from one column to the next, all of its mass gets that much further away.
     """
     mass, moment, distance, windowed = sums
-    SLOTS: tl.constexpr = slots.SLOTS
+    SLOTS: tl.constexpr = tiles.slots
     if COLS == SLOTS or SLOTS == 1:
         past = PAST + tl.arange(0, COLS // SLOTS)[None, :].to(tl.float32)
         if asked.ENTROPY:
@@ -159,11 +151,11 @@ def tally(sums, e, z, away, reach, asked, slots, EDGE: tl.constexpr, COLS: tl.co
                 distance = add_product(distance, e, COLS - 1 - past, SLOTS)
         return Sums(add(mass, e, SLOTS), moment, distance, windowed)
     else:
-        e_one, e_other = halves(e, COLS, slots)
-        z_one, z_other = halves(z, COLS, slots)
-        sums = tally(sums, e_one, z_one, away, reach, asked, slots, EDGE, COLS // 2, PAST)
-        beyond: tl.constexpr = PAST + COLS // SLOTS * slots.RUN // 2
-        return tally(sums, e_other, z_other, away, reach, asked, slots, EDGE, COLS // 2, beyond)
+        e_one, e_other = halves(e, COLS, tiles)
+        z_one, z_other = halves(z, COLS, tiles)
+        sums = tally(sums, e_one, z_one, away, reach, asked, tiles, EDGE, COLS // 2, PAST)
+        beyond: tl.constexpr = PAST + COLS // SLOTS * tiles.run // 2
+        return tally(sums, e_other, z_other, away, reach, asked, tiles, EDGE, COLS // 2, beyond)
 
 
 @triton.jit
@@ -179,10 +171,10 @@ def add_product(total, e, weight, SLOTS: tl.constexpr):
 
 
 @triton.jit
-def halves(x, COLS: tl.constexpr, slots):
+def halves(x, COLS: tl.constexpr, tiles):
     """Return the first half of the columns of every slot, and the second: [rows, COLS] -> two of [rows, COLS // 2]."""
     ROWS: tl.constexpr = x.shape[0]
-    SPAN: tl.constexpr = COLS // slots.SLOTS * slots.RUN
+    SPAN: tl.constexpr = COLS // tiles.slots * tiles.run
     one, other = tl.split(x.reshape([ROWS, COLS // SPAN, 2, SPAN // 2]).permute([0, 1, 3, 2]))
     return one.reshape([ROWS, COLS // 2]), other.reshape([ROWS, COLS // 2])
 

@@ -2,48 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
-    """The sets that hold each key: bit s of a word is set s.
+def members(sets: Tensor, cols: int) -> tuple[Tensor, Tensor]:
+    """Return the sets that hold each key as bits (bit s is set s), and those that hold a key of each tile of `cols`.
 
-    words: [batch or 1, heads or 1, keys] int32. occupied: [.., tiles] int32, the sets with a key in a tile.
+    sets [batch or 1, heads or 1, sets, keys] bool -> [.., keys] and [.., tiles] int32.
     """
-
-    words: Tensor
-    occupied: Tensor
-    sets: int
-
-    @classmethod
-    def of(cls, sets: Tensor, cols: int) -> Members:
-        """Return the members of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
-        return cls(_bits(sets), _bits(_held(sets, cols)), sets.shape[2])
+    return _bits(sets), _bits(_held(sets, cols))
 
 
-@dataclass(frozen=True, slots=True)
-class Visits:
-    """The tiles that hold keys of a set, so that a kernel goes from one to the next and loads ahead.
+def visits(sets: Tensor, cols: int) -> tuple[Tensor, Tensor]:
+    """Return the tiles of `cols` keys in the order of visits, and how many that hold keys of a set come before each.
 
-    order [batch or 1, heads or 1, sets, tiles] int32: those that do in order, then the others; before [.., tiles + 1]
-    int32: how many of those that do come before a tile.
+    So a kernel goes from one tile with keys of the set to the next, and loads ahead: those that do come in order, then
+    the others. sets [batch or 1, heads or 1, sets, keys] bool -> [.., sets, tiles] and [.., sets, tiles + 1] int32.
     """
-
-    order: Tensor
-    before: Tensor
-
-    @classmethod
-    def of(cls, sets: Tensor, cols: int) -> Visits:
-        """Return the members of [batch or 1, heads or 1, sets, keys] bool, for tiles of `cols` keys."""
-        held = _held(sets, cols)
-        order = held.int().argsort(dim=-1, descending=True, stable=True)
-        return cls(order.int(), pad(held.int().cumsum(-1), (1, 0)).int())
+    held = _held(sets, cols).int()
+    return held.argsort(dim=-1, descending=True, stable=True).int(), pad(held.cumsum(-1), (1, 0)).int()
 
 
 def _held(sets: Tensor, cols: int) -> Tensor:

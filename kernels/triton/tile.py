@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from probe.kernels.contract import Mask
+from probe.kernels.contract import Scoring
 from probe.kernels.triton.call import Vectors, arguments
 from probe.kernels.triton.programs import head_of_program
 from probe.kernels.triton.scores import (
@@ -76,9 +76,7 @@ def tile(
     *,
     rows: range,
     cols: range,
-    mask: Mask,
-    scale: float,
-    softcap: float | None,
+    scoring: Scoring,
     block: tuple[int, int] | None = None,
 ) -> Tensor:
     """Return the weights p of the query and key indices: [batch, heads, len(rows), len(cols)] float32.
@@ -88,7 +86,7 @@ def tile(
     """
     batch, heads = query.shape[:2]
     block = block or block_of(query)
-    call, form = arguments(Vectors.of(query), Vectors.of(key), mask, scale, softcap)
+    call, form = arguments(Vectors.of(query), Vectors.of(key), scoring)
     found = torch.empty(batch, heads, len(rows), len(cols), dtype=torch.float32, device=query.device)
     programs = batch * heads * triton.cdiv(len(rows), block[0]) * triton.cdiv(len(cols), block[1])
     tile_kernel[(programs,)](

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -14,8 +14,7 @@ from probe.kernels.triton.call import interpreted
 FEW_ROWS = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiles:
+class Tiles(NamedTuple):
     """Query rows and keys of a tile, warps of a program, tiles of keys in flight, programs that share a row's keys.
 
     edge: keys of a tile that carries a mask, at most; a narrower one takes fewer registers.
@@ -39,7 +38,15 @@ class Tiles:
 
     def narrow(self) -> Tiles:
         """Return the tiles for sweeps that mask every tile."""
-        return replace(self, cols=min(self.cols, self.edge))
+        return self._replace(cols=min(self.cols, self.edge))
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of a launch; one kernel serves any number of splits.
+
+        Products and sums become multiply-adds, whatever Triton's default is.
+        """
+        tiles = self._replace(edge=min(self.cols, self.edge), splits=1)
+        return {"tiles": tiles, "num_warps": self.warps, "num_stages": self.stages, "enable_fp_fusion": True}
 
 
 def capability_of(query: Tensor) -> tuple[int, int]:

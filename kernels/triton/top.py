@@ -44,27 +44,25 @@ def top_kernel(
     out_score,
     out_key,
     form: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLS: tl.constexpr,
+    tiles: tl.constexpr,
     LISTED: tl.constexpr,
-    STAGES: tl.constexpr,
     AFTER: tl.constexpr,
 ):
     """Write scores and key columns of the LISTED best of each row, in no order: [batch, heads, queries, LISTED].
 
     Empty slots have a negative column. AFTER: of those alone that come after (after_score, after_key) in the ranking.
     """
-    rows = open_rows(call, form, ROWS)
+    rows = open_rows(call, form, tiles.rows)
     place = (rows.batch * call.heads + rows.head) * call.queries + rows.i
     if AFTER:
         bound = tl.load(after_score + place)
         bound_key = tl.load(after_key + place)
     slot = tl.arange(0, LISTED)
-    best = tl.full([ROWS, LISTED], FLOOR, tl.float32)
-    best_key = tl.zeros([ROWS, LISTED], tl.int32) - 1 - slot[None, :]
-    start, tiles, _, _ = keys_of_program(rows.block, call, ROWS, COLS)
-    for t in tl.range(0, tiles, num_stages=STAGES):
-        j = start + t * COLS + tl.arange(0, COLS)
+    best = tl.full([tiles.rows, LISTED], FLOOR, tl.float32)
+    best_key = tl.zeros([tiles.rows, LISTED], tl.int32) - 1 - slot[None, :]
+    start, count, _, _ = keys_of_program(rows.block, call, tiles.rows, tiles.cols)
+    for t in tl.range(0, count, num_stages=tiles.stages):
+        j = start + t * tiles.cols + tl.arange(0, tiles.cols)
         x = products(rows.q, load_rows(rows.key, call.key, j, call.keys, form), call, form)
         x = hide(x, rows, j, call, form)
         if AFTER:

@@ -28,8 +28,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from probe.engine.attention import active_on, engaged, switch, text_config
 from probe.errors import ProbeError
+from probe.kernels.blocks import visible_pairs
 from probe.kernels.contract import Mask
-from probe.kernels.sdpa import visible_pairs
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge

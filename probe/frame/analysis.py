@@ -188,6 +188,10 @@ class Analysis(ABC, Generic[S, R]):
     def reduce(self, model: Model, records: Records, manifest: Manifest) -> R:
         """Return the result of all records."""
 
+    def is_current(self, result: R) -> bool:
+        """Return whether a saved result of these settings holds; not if it shows another run, which has changed."""
+        return True
+
     def workspace(self, unit: Unit) -> Path:
         """Return a folder for the checkpoints of a long unit: in the run folder, or one that goes with the run."""
         if self._folder is None:

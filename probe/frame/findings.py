@@ -32,47 +32,54 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """When a claim holds, in words and as a function of the estimate and its control (None without one)."""
+    """When a claim holds and when it does not, in words and as functions of the estimate and its control.
+
+    A claim cannot be told where a bound of the estimate is not known, or of the control if the rule `compares` them.
+    """
 
     words: str
-    verdict: Callable[[Estimate, Estimate | None], str]
+    holds: Callable[[Estimate, Estimate], bool]
+    fails: Callable[[Estimate, Estimate], bool]
+    compares: bool = False
+
+    def verdict(self, found: Estimate, control: Estimate | None) -> str:
+        """Return "holds", "does not hold" or "cannot tell"."""
+        control = control or Estimate(nan)
+        if not found.known or (self.compares and not control.known):
+            return UNCLEAR
+        return HOLDS if self.holds(found, control) else FAILS if self.fails(found, control) else UNCLEAR
 
 
 def above(bound: float) -> Rule:
     """Return the rule that an estimate lies above a bound."""
-    return _beyond(1, bound, f"holds if the whole interval lies above {bound:g}, does not if it lies at or below")
+    words = f"holds if the whole interval lies above {bound:g}, does not if it lies at or below"
+    return Rule(words, lambda found, _: found.low > bound, lambda found, _: found.high <= bound)
 
 
 def below(bound: float) -> Rule:
     """Return the rule that an estimate lies below a bound."""
-    return _beyond(-1, bound, f"holds if the whole interval lies below {bound:g}, does not if it lies at or above")
+    words = f"holds if the whole interval lies below {bound:g}, does not if it lies at or above"
+    return Rule(words, lambda found, _: found.high < bound, lambda found, _: found.low >= bound)
 
 
 def above_control() -> Rule:
     """Return the rule that an estimate lies above its control."""
-    words = "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value"
-    return _beyond(1, None, words)
+    return Rule(
+        "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value",
+        holds=lambda found, control: found.low > control.high,
+        fails=lambda found, control: found.high <= control.value,
+        compares=True,
+    )
 
 
 def below_control() -> Rule:
     """Return the rule that an estimate lies below its control."""
-    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
-    return _beyond(-1, None, words)
-
-
-def _beyond(sign: int, bound: float | None, words: str) -> Rule:
-    """Return the rule that an estimate lies above (sign 1) or below (sign -1) a bound, or its control without one."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        other = control if bound is None else Estimate(bound, bound, bound)
-        if other is None or not (found.known and other.known):
-            return UNCLEAR
-        near, far = sorted((sign * found.low, sign * found.high))
-        if near > max(sign * other.low, sign * other.high):
-            return HOLDS
-        return FAILS if far <= sign * other.value else UNCLEAR
-
-    return Rule(words, verdict)
+    return Rule(
+        "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value",
+        holds=lambda found, control: found.high < control.low,
+        fails=lambda found, control: found.low >= control.value,
+        compares=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,12 +94,13 @@ def carry_out(
 
 
 def _finished(analysis: Analysis[S, R], folder: RunFolder) -> R | None:
-    """Return the saved result if it is of these very settings."""
+    """Return the saved result if it is of these very settings, and shows other runs as they are now."""
     from probe.saving.results import Result
 
     if not folder.finished or Manifest.load(folder.path).options != folder.encoded(analysis.settings.to_dict()):
         return None
-    return Result.load(folder.path)  # type: ignore[return-value]
+    found: Any = Result.load(folder.path)
+    return found if analysis.is_current(found) else None
 
 
 def _measured(

@@ -37,23 +37,8 @@ _HOMES = {
     "ScaleHeads": "outputs",
 }
 
-__all__ = [
-    "AttentionCall",
-    "Blend",
-    "CalibrateSinks",
-    "ForceAttention",
-    "HeadOutputs",
-    "Intervention",
-    "PatchHeads",
-    "Pattern",
-    "PruneHeads",
-    "Redistribute",
-    "ScaleHeads",
-]
-
-
 __getattr__ = lazy(__name__, **_HOMES)
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return sorted(_HOMES)

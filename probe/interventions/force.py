@@ -1,6 +1,6 @@
 """Does a circuit work again if its heads are made to look at the right tokens? Their rows of attention are set by hand.
 
-Merullo et al. 2024, section 5, repair a circuit in this way: at the last token, the rows of the inhibition and mover
+Merullo et al. 2024 repair a circuit in this way: at the last token, the rows of the inhibition and mover
 heads are set. The row of query i becomes p_ij = w_j on the given keys and 0 elsewhere, whatever the scores are.
 """
 
@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from probe.errors import UsageError
 from probe.interventions.base import OnHeads
@@ -37,12 +36,10 @@ class ForceAttention(OnHeads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "queries", _texts("queries", self.queries))
-        object.__setattr__(self, "keys", _texts("keys", self.keys))
-        texts = {len(self.queries), len(self.keys)}
-        if self.weights is not None:
-            object.__setattr__(self, "weights", _texts("weights", self.weights))
-            texts.add(len(self.weights))
+        for name in ("queries", "keys", "weights"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _texts(name, given))
+        texts = {len(self.queries), len(self.keys), len(self.weights or self.keys)}
         if len(texts - {1}) > 1:
             raise UsageError(
                 f"queries, keys and weights are given for {sorted(texts)} texts: give each of them one list, or one "
@@ -113,23 +110,17 @@ def _for_each(texts: int, rows: Sequence) -> Sequence:
 def _check_visible(call: AttentionCall, text: int | None, query: int, key: int) -> None:
     """Raise UsageError if the model's mask hides the key from the query, in this text or (None) in any."""
     mask = call.mask
-    hidden = key not in call.keys
-    hidden |= mask.causal and key > query
+    hidden = key not in call.keys or (mask.causal and key > query)
     hidden |= mask.window is not None and query - key >= mask.window
     if not hidden:
-        texts = slice(None) if text is None else slice(text, text + 1)
         row, column = query - call.queries.start, key - call.keys.start
-        for seen in (
-            None if mask.keys is None else mask.keys[texts, column],
-            None if mask.pairs is None else _of(mask.pairs, texts)[:, :, row, column],
-        ):
-            hidden |= seen is not None and not bool(seen.all())
+        keys = None if mask.keys is None else mask.keys[:, column]
+        pairs = None if mask.pairs is None else mask.pairs[:, :, row, column]
+        for seen in (keys, pairs):  # of each text of the batch, or of all of them alike
+            if seen is not None:
+                hidden |= not bool((seen if text is None or len(seen) == 1 else seen[text]).all())
     if hidden:
         raise UsageError(
             f"query {query} cannot be forced to attend to key {key}: the mask of layer {call.layer} hides that key; "
             "name an earlier key that is no padding"
         )
-
-
-def _of(tensor: Tensor, texts: slice) -> Tensor:
-    return tensor if tensor.shape[0] == 1 else tensor[texts]

@@ -50,34 +50,18 @@ class PruneHeads(OnHeads):
             object.__setattr__(self, "rows", tuple(self.rows))
 
     def before(self, call: AttentionCall) -> AttentionCall:
-        if self.fill != "uniform" or not self._applies(call):
-            return call
-        return replace(call, query=self._zeroed(call.query, call.layer))
+        return replace(call, query=self._filled(call, call.query)) if self.fill == "uniform" else call
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        if self.fill == "uniform" or not self._applies(call):
-            return output
-        zeroed = self._zeroed(output, call.layer)
-        return zeroed if self.reference is None else zeroed + self._means(output, call.layer)
+        return output if self.fill == "uniform" else self._filled(call, output)
 
-    def _applies(self, call: AttentionCall) -> bool:
-        decoding = call.query.shape[2] == 1
-        return (self.phase == "all" or decoding) and any(head.layer == call.layer for head in self.heads_named)
-
-    def _zeroed(self, states: Tensor, layer: int) -> Tensor:
-        """Return `states` [batch, heads, queries, dim] with this layer's heads set to zero in the chosen rows."""
-        keep = states.new_ones(states.shape[0], states.shape[1], 1, 1)
-        for row in self._rows(states):
-            keep[row, self.heads_in(layer)] = 0
-        return states * keep
-
-    def _means(self, states: Tensor, layer: int) -> Tensor:
-        """Return [batch, heads, 1, dim]: the means of this layer's heads in the chosen rows, zero elsewhere."""
-        means = states.new_zeros(*states.shape[:2], 1, states.shape[3])
-        for head in self.heads_in(layer):
-            for row in self._rows(states):
-                means[row, head, 0] = self.reference.mean(Head(layer, head)).to(states)  # pyright: ignore
-        return means
-
-    def _rows(self, states: Tensor) -> Sequence[int]:
-        return range(states.shape[0]) if self.rows is None else self.rows
+    def _filled(self, call: AttentionCall, states: Tensor) -> Tensor:
+        """Return `states` [batch, heads, queries, dim] with zeros or means for the heads in the chosen rows."""
+        heads = self.heads_in(call.layer)
+        if not heads or (self.phase == "decode" and call.query.shape[2] > 1):
+            return states
+        states = states.clone()
+        rows = slice(None) if self.rows is None else list(self.rows)
+        for head in heads:
+            states[rows, head] = 0 if self.reference is None else self.reference.mean(Head(call.layer, head)).to(states)
+        return states

@@ -25,9 +25,9 @@ class Needs(Enum):
     PROMPT = "causal attention over the whole prompt in one pass"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
-    """An intervention: the class as module:name, what it does in a formula, what it needs, and its settings.
+    """An intervention: its class as module:name in this room, what it does in a formula, its needs, and its settings.
 
     settings: field of the class -> what it means.
     """
@@ -40,90 +40,63 @@ class Entry:
     def load(self) -> type[Intervention]:
         """Return the class."""
         module, _, name = self.path.partition(":")
-        return getattr(import_module(module), name)
+        return getattr(import_module(f"probe.interventions.{module}"), name)
 
 
-HEADS = {"heads": "The heads to change, as (layer, head)"}
+def _on_heads(path: str, formula: str, *needs: Needs, **settings: str) -> Entry:
+    return Entry(path, formula, needs, {"heads": "The heads to change, as (layer, head)"} | settings)
+
 
 TABLE: dict[str, Entry] = {
-    "prune": Entry(
-        path="probe.interventions.prune:PruneHeads",
-        formula="z_i = 0, or the mean of z over a reference run, or the mean of the visible v_j",
-        needs=(Needs.OPERANDS, Needs.OUTPUTS),
-        settings=HEADS
-        | {
-            "fill": "What replaces the output: zero, mean (of a reference run) or uniform (even attention)",
-            "phase": "Passes to change: all, or decode for those with a single query",
-            "rows": "Rows of the batch to change; None is all",
-            "reference": "Outputs to average for the fill mean, from `model.head_outputs`",
-        },
+    "prune": _on_heads(
+        "prune:PruneHeads", "z_i = 0, or the mean of z over a reference run, or the mean of the visible v_j",
+        Needs.OPERANDS, Needs.OUTPUTS,
+        fill="What replaces the output: zero, mean (of a reference run) or uniform (even attention)",
+        phase="Passes to change: all, or decode for those with a single query",
+        rows="Rows of the batch to change; None is all",
+        reference="Outputs to average for the fill mean, from `model.head_outputs`",
     ),
-    "scale": Entry(
-        path="probe.interventions.outputs:ScaleHeads",
-        formula="z_i = g z_i",
-        needs=(Needs.OUTPUTS,),
-        settings=HEADS | {"gates": "The factor g: one number, or a tensor of one for each head, which gets gradients"},
+    "scale": _on_heads(
+        "outputs:ScaleHeads", "z_i = g z_i", Needs.OUTPUTS,
+        gates="The factor g: one number, or a tensor of one for each head, which gets gradients",
     ),
-    "patch": Entry(
-        path="probe.interventions.outputs:PatchHeads",
-        formula="z_i = z_i of another run",
-        needs=(Needs.OUTPUTS,),
-        settings=HEADS
-        | {
-            "source": "Outputs of the other run, from `model.head_outputs`",
-            "positions": "Positions to replace; None is all, for runs of the same length",
-        },
+    "patch": _on_heads(
+        "outputs:PatchHeads", "z_i = z_i of another run", Needs.OUTPUTS,
+        source="Outputs of the other run, from `model.head_outputs`",
+        positions="Positions to replace; None is all, for runs of the same length",
     ),
-    "force": Entry(
-        path="probe.interventions.force:ForceAttention",
-        formula="p_ij = w_j on the keys and 0 elsewhere, in the rows of the queries",
-        needs=(Needs.PATTERN,),
-        settings=HEADS
-        | {
-            "queries": "Positions of the queries whose rows are set",
-            "keys": "Positions of the keys that get the weight",
-            "weights": "Weights w_j of the keys, which sum to one; None makes them equal",
-        },
+    "force": _on_heads(
+        "force:ForceAttention", "p_ij = w_j on the keys and 0 elsewhere, in the rows of the queries", Needs.PATTERN,
+        queries="Positions of the queries whose rows are set",
+        keys="Positions of the keys that get the weight",
+        weights="Weights w_j of the keys, which sum to one; None makes them equal",
     ),
-    "redistribute": Entry(
-        path="probe.interventions.redistribution:Redistribute",
-        formula="p'_ij = k p_ij on the sources S, p_ij (1 + (1 - k) m_S / m_R) on the recipients R; m is a mass",
-        needs=(Needs.PATTERN,),
-        settings=HEADS
-        | {
-            "sources": "Positions of the keys that give attention away",
-            "recipients": "Positions of the keys that receive it; None is every other key",
-            "kept": "Share k of its weight that a source keeps, from 0 to 1",
-            "queries": "Positions of the queries whose rows are changed; None is all",
-        },
+    "redistribute": _on_heads(
+        "redistribution:Redistribute",
+        "p'_ij = k p_ij on the sources S, p_ij (1 + (1 - k) m_S / m_R) on the recipients R; m is a mass", Needs.PATTERN,
+        sources="Positions of the keys that give attention away",
+        recipients="Positions of the keys that receive it; None is every other key",
+        kept="Share k of its weight that a source keeps, from 0 to 1",
+        queries="Positions of the queries whose rows are changed; None is all",
     ),
-    "calibrate": Entry(
-        path="probe.interventions.calibrate:CalibrateSinks",
-        formula="p'_ij = beta p_ij on the sinks of the head in this prompt; the other keys get the rest in proportion",
-        needs=(Needs.PATTERN, Needs.PROMPT),
-        settings=HEADS
-        | {
-            "beta": "Share of its weight that a sink keeps, from 0 to 1",
-            "rule": "Rule for sinks, by column means: absolute, alpha_over_n or alpha_times_uniform",
-            "threshold": "Threshold of the rule",
-            "min_rows": "Smallest number of queries that a column mean must be over",
-            "spare": "Sink that is never calibrated: the first token, or the first flagged one",
-            "prefix": "Number of positions from the start in which sinks are looked for; None is the whole prompt",
-        },
+    "calibrate": _on_heads(
+        "calibrate:CalibrateSinks",
+        "p'_ij = beta p_ij on the sinks of the head in this prompt; the other keys get the rest in proportion",
+        Needs.PATTERN, Needs.PROMPT,
+        beta="Share of its weight that a sink keeps, from 0 to 1",
+        rule="Rule for sinks, by column means: absolute, alpha_over_n or alpha_times_uniform",
+        threshold="Threshold of the rule",
+        min_rows="Smallest number of queries that a column mean must be over",
+        spare="Sink that is never calibrated: the first token, or the first flagged one",
+        prefix="Number of positions from the start in which sinks are looked for; None is the whole prompt",
     ),
     "blend": Entry(
-        path="probe.interventions.outputs:Blend",
-        formula="z_i + g (z'_i - z_i), with z' of another intervention on the pattern",
-        needs=(Needs.PATTERN, Needs.OUTPUTS),
-        settings={
+        "outputs:Blend", "z_i + g (z'_i - z_i), with z' of another intervention on the pattern",
+        (Needs.PATTERN, Needs.OUTPUTS),
+        {
             "edit": "The other intervention, which is then calculated beside the plain attention",
             "gates": "How far each head goes, g [layers, heads]; gets gradients",
         },
     ),
-}
+}  # fmt: skip
 """Name -> the intervention. A new intervention is a file and an entry here."""
-
-
-def intervention_of(name: str) -> type[Intervention]:
-    """Return the class of an intervention in the table."""
-    return TABLE[name].load()

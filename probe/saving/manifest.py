@@ -193,10 +193,13 @@ def attention(model: Model) -> str:
     return f"probe/{chosen(query, key, request=Request(lse=True), implementation=model.implementation)}"
 
 
-def versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that can change a number, or "not installed"."""
+def versions(*more: str) -> dict[str, str]:
+    """Return the versions of Python and of the libraries that can change a number, or "not installed".
+
+    more: names of further libraries.
+    """
     found = {"python": platform.python_version()}
-    for name in RECORDED_LIBRARIES:
+    for name in (*RECORDED_LIBRARIES, *more):
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from probe.figures import Plot
-    from probe.frame.findings import Finding
+    from probe.frame.findings import Claim, Estimate, Finding
     from probe.frame.scores import HeadScore
     from probe.frame.tables import Table
 
@@ -94,6 +94,10 @@ class Result(ABC):
     def findings(self) -> tuple[Finding, ...]:
         """Return the claims of the analysis with what this run measured of them."""
         return ()
+
+    def finding(self, claim: Claim, found: Estimate | None, control: Estimate | None = None) -> Finding:
+        """Return a claim with what this run measured of it; without an estimate it is not applicable."""
+        return claim.finding(found, control, seed=self.manifest.seed, command=self.manifest.command)
 
     def head_scores(self) -> dict[str, HeadScore]:
         """Return the scores of all heads by name; empty for an analysis that scores no heads."""

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ from probe.app import cli
 from probe.saving.results import Result
 
 ROOT = Path(__file__).parent.parent.parent
-SMALL = ["heads", "--lengths", "300", "--depths", "50"]
+SCORES = ("retrieval", "induction", "copying")
+SMALL = ["heads", "--lengths", "300", "--depths", "50", *(f"--kind={kind}" for kind in SCORES)]
 
 
 @pytest.fixture(autouse=True)
@@ -31,6 +31,7 @@ def loaded_once(llama, monkeypatch):
         return llama if name == "llama" and not any(options.values()) else load(name, **options)
 
     monkeypatch.setattr(probe, "load", once, raising=False)
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])  # a browser would draw them
 
 
 @pytest.fixture(scope="module")
@@ -61,9 +62,7 @@ def test_json_holds_every_head_best_first(printed, llama):
     assert all(head["retrieval_low"] <= head["retrieval"] <= head["retrieval_high"] for head in heads)
     best = heads[0]
     assert (best["layer"], best["head"], best["kv_group"]) == (18, 6, 2) and values[0] >= 0.8
-    assert set(printed["scores"]) == {
-        "retrieval", "induction", "previous_token", "duplicate_token", "copying", "sink"
-    }  # fmt: skip
+    assert tuple(printed["scores"]) == SCORES
     assert printed["manifest"]["name"] == "llama" and printed["manifest"]["model"].endswith("SmolLM2-135M-Instruct")
     assert printed["manifest"]["passes"] > 0 and list(printed["tables"]) == ["heads"]
     verdicts = {finding["name"]: finding["verdict"] for finding in printed["findings"]}
@@ -133,10 +132,10 @@ def test_other_options_may_not_enter_the_folder(printed, run, capsys):
 
 
 def test_kinds_narrow_the_catalogue(tmp_path, capsys):
-    arguments = ["heads", "--kind", "sink", "--kind", "previous-token", "--out", str(tmp_path), "--json", "--quiet"]
+    arguments = ["heads", "--kind", "copying", "--out", str(tmp_path), "--json", "--quiet"]
     assert cli.run(arguments) == 0
     found = json.loads(capsys.readouterr().out)
-    assert set(found["scores"]) == {"previous_token", "sink"}
+    assert set(found["scores"]) == {"copying"}
     assert found["figures"].keys() == {"catalogue/maps"} and not (tmp_path / "retrieval").exists()
 
 
@@ -147,7 +146,8 @@ def test_own_needles_in_own_text(tmp_path, capsys):
     needles = tmp_path / "needles.jsonl"
     fact = {"needle": "The secret word of the ship is lantern.", "question": "What is the secret word of the ship?"}
     needles.write_text(json.dumps(fact | {"answer": "lantern"}) + "\n")
-    arguments = [*SMALL, "--haystack", str(book), "--needles", str(needles), "--kind", "retrieval", "--json", "--quiet"]
+    asked = ["heads", "--lengths", "150", "--depths", "50", "--kind", "retrieval", "--max-new-tokens", "12"]
+    arguments = [*asked, "--haystack", str(book), "--needles", str(needles), "--json", "--quiet"]
     assert cli.run([*arguments, "--out", str(tmp_path / "run")]) == 0
     assert json.loads(capsys.readouterr().out)["settings"]["haystacks"] == [str(book)]
     found = RetrievalHeads.load(tmp_path / "run" / "retrieval")
@@ -163,7 +163,7 @@ def test_a_dry_run_estimates_and_writes_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.run([*SMALL, "--dry-run", "--json"]) == 0
     estimate = json.loads(capsys.readouterr().out)
-    assert estimate["units"] == 5 and 0.5e9 < estimate["memory"] < 8e9
+    assert estimate["units"] == 4 and 0.5e9 < estimate["memory"] < 8e9
     needles, others = estimate["parts"]
     count, tokens = re.fullmatch(r"(\d+) needles, (\d+) tokens to read", needles["part"]).groups()
     assert count == "2" and 450 < int(tokens) < 800 and others["part"] == "the other scores"
@@ -196,39 +196,24 @@ def test_comparing_with_nothing_is_one_line(tmp_path, capsys):
     assert status == 2 and "--compare: expected the folder of a finished run" in line
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
-    """Ask four needles in a process of its own."""
-    arguments = ["heads", "--lengths", "300", "--depths", "10,50", "--kind", "retrieval", "--out", str(folder)]
+@pytest.mark.slow
+def test_a_killed_run_continues_to_the_same_numbers(printed, run, tmp_path, capsys):
+    """Killed in a process of its own after its first needle; continued here, to the numbers of the whole run."""
+    broken = tmp_path / "broken"
+    units = broken / "units.jsonl"
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "probe", *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for_units(folder: Path, process: subprocess.Popen[str], count: int) -> None:
-    path = folder / "units.jsonl"
-    while process.poll() is None and (not path.exists() or path.read_bytes().count(b"\n") < count):
+    command = [sys.executable, "-m", "probe", *SMALL, "--out", str(broken)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and (not units.exists() or units.read_bytes().count(b"\n") < 1):
         time.sleep(0.02)
     assert process.poll() is None, f"ended before it could be stopped: {process.communicate()}"
-
-
-@pytest.mark.slow
-def test_a_killed_run_continues_to_the_same_numbers(tmp_path):
-    whole = start(tmp_path / "whole")
-    _, errors = whole.communicate()
-    assert whole.returncode == 0, errors
-    for how, status, count in ((signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 2)):
-        process = start(tmp_path / "broken")
-        wait_for_units(tmp_path / "broken", process, count)
-        process.send_signal(how)
-        _, errors = process.communicate()
-        assert process.returncode == status
-        if how == signal.SIGINT:
-            assert errors.splitlines()[-1].endswith(f"repeat the command to continue from {tmp_path / 'broken'}")
-    kept = (tmp_path / "broken" / "units.jsonl").read_bytes()
-    last = start(tmp_path / "broken")
-    output, errors = last.communicate()
-    assert last.returncode == 0 and "retrieved 4 of 4 needles" in output, errors
-    assert (tmp_path / "broken" / "units.jsonl").read_bytes().startswith(kept)
-    first, second = (Heads.load(tmp_path / name) for name in ("whole", "broken"))
-    assert first.differences(second) == []
-    assert first.manifest.fingerprint() == second.manifest.fingerprint()
+    process.kill()
+    process.communicate()
+    kept = units.read_bytes()
+    assert cli.run([*SMALL, "--out", str(broken)]) == 0
+    assert "retrieved 2 of 2 needles" in capsys.readouterr().out and units.read_bytes().startswith(kept)
+    first, second = Heads.load(run), Heads.load(broken)
+    assert first.retrieval is not None and second.retrieval is not None
+    assert first.retrieval.differences(second.retrieval) == []
+    assert first.catalogue.differences(second.catalogue) == []
+    assert first.retrieval.manifest.fingerprint() == second.retrieval.manifest.fingerprint()

@@ -1,4 +1,4 @@
-"""`probe intervene act` on the packaged model and eight short prompts: what it prints, saves and refuses."""
+"""`probe intervene act` on a tiny model and eight short prompts: what it prints, saves and refuses."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ import pytest
 import probe
 from probe.analyses.act.result import Calibration
 from probe.app import cli
+from tests.probe.every_door import tiny
 
 
 @pytest.fixture(autouse=True)
-def loaded_once(llama, monkeypatch):
-    """The session's model stands in for a second load of the same one."""
-    monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
+def loaded_once(monkeypatch):
+    """A tiny model stands in for the packaged one."""
+    model = tiny("llama")
+    monkeypatch.setattr(probe, "load", lambda name, **options: model, raising=False)
+    monkeypatch.setattr("probe.saving.results.save_pictures", lambda plots, folder: [])  # a browser would draw them
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("app")
-    texts = [("I loved every minute", "good"), ("I want my money back", "bad"), ("So kind", "good"), ("So rude", "bad")]
+    texts = [("w9 w20 w31 w40", "w6"), ("w8 w7 w50 w11 w12", "w5"), ("w61 w3", "w6"), ("w70 w71", "w5")]
     (folder / "task.jsonl").write_text(
         "\n".join(
-            json.dumps({"prompt": f"{text}. It was", "labels": [" bad", " good"], "answer": f" {own}", "split": split})
+            json.dumps({"prompt": f"{text} w13 w14", "labels": [" w5", " w6"], "answer": f" {own}", "split": split})
             for split in ("calibration", "test")
             for text, own in texts
         )
@@ -34,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def typed(folder) -> list[str]:
-    small = ["--candidate-layers", "12,13", "--heads", "2", "--draws", "1", "--sweep", "3"]
+    small = ["--candidate-layers", "0,1", "--heads", "2", "--draws", "1", "--sweep", "3"]
     return ["intervene", "act", "--task", str(folder / "task.jsonl"), *small, "--out", str(folder / "run")]
 
 
@@ -46,7 +49,6 @@ def refused(arguments, capsys) -> str:
 
 
 def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
-    monkeypatch.setattr("probe.saving.results.save_pictures", lambda figures, to: list(figures))
     assert cli.run([*typed(folder), "--json"]) == 0
     captured = capsys.readouterr()
     content = json.loads(captured.out)  # nothing else on stdout
@@ -54,10 +56,10 @@ def test_json_then_tables_from_the_same_folder(folder, capsys, monkeypatch):
     assert f"run folder: {folder / 'run'}" in captured.err and found.agreement()["heads"] == 3
     assert {row["condition"] for row in content["tables"]["conditions"]} == set(found.conditions["condition"])
     heads = content["tables"]["heads"]
-    assert [row["name"] for row in heads] == found.heads["name"].tolist() and len(heads) == 18
-    assert content["scores"]["gradient"]["layers"] == [12, 13] and set(content["figures"]) == {"conditions", "filter"}
+    assert [row["name"] for row in heads] == found.heads["name"].tolist() and len(heads) == 8
+    assert content["scores"]["gradient"]["layers"] == [0, 1] and set(content["figures"]) == {"conditions", "filter"}
     assert [each["name"] for each in content["findings"]] == ["more-than-random", "more-than-bias", "filter-agrees"]
-    assert "4 calibration, 4 test prompts; 2 of 18 heads, 1 random draws, 3 heads run alone" in captured.err
+    assert "4 calibration, 4 test prompts; 2 of 8 heads, 1 random draws, 3 heads run alone" in captured.err
 
     monkeypatch.setattr(probe.Model, "logits", lambda *a, **options: pytest.fail("the finished run was done again"))
     assert cli.run([*typed(folder), "--quiet"]) == 0
@@ -96,13 +98,13 @@ def test_dry_run_says_what_would_run_and_writes_nothing(folder, capsys, tmp_path
 def test_a_bad_task_is_one_line(rows, said, capsys, tmp_path):
     path = tmp_path / "task.jsonl"
     path.write_text(rows)
-    assert said in refused(["intervene", "act", "--task", str(path)], capsys)
+    assert said in refused([*typed(path.parent)[:-2], "--task", str(path)], capsys)
 
 
 @pytest.mark.parametrize(
     "more, said",
     [
-        (["--heads", "10"], "--heads: expected 1 to 9, half of the candidates, got 10"),
+        (["--heads", "10"], "--heads: expected 1 to 4, half of the candidates, got 10"),
         (["--layers", "40"], "--layers: "),
         (["--candidate-layers", "40"], "--candidate-layers: "),
         (["--heads", "0"], "--heads"),

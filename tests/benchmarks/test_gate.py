@@ -15,6 +15,7 @@ from probe.kernels.blocked import attention as blocked
 SETTINGS = Settings(threads=1, heads=4, kv_heads=2, head_dim=16)
 
 
+@pytest.mark.slow
 def test_no_test_is_no_green(tmp_path):
     with pytest.raises(ProbeError, match="nothing is measured"):
         run_tests(tmp_path)

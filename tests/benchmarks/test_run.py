@@ -43,6 +43,14 @@ def test_what_was_too_much_for_a_shorter_text_is_not_tried_with_a_longer(status,
     assert not run._skipped(replace(group, length=128, peer=False), done)
 
 
+def test_what_is_measured_is_compared_with_the_reference(monkeypatch):
+    monkeypatch.setattr(run, "kernel_tests", lambda: None)
+    settings = replace(SETTINGS, only=("blocked",), head_dim=16)
+    checked = run.check(settings, run.groups(settings, ["blocked"]), None, pytest.fail)
+    assert checked["tests"] is None and checked["difference"].keys() == {"blocked"}
+    assert 0 < checked["difference"]["blocked"] < 1e-5
+
+
 def test_another_machine_or_other_options_are_another_run(monkeypatch):
     first = run.config(SETTINGS)
     assert first == run.config(SETTINGS) and len(first["code"]) == 16

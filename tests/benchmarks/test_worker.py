@@ -1,7 +1,5 @@
 """One repetition: what its time and memory are of."""
 
-import io
-import json
 import os
 import subprocess
 import sys
@@ -13,10 +11,25 @@ import torch
 from probe.benchmarks.crew import WEIGHED
 from probe.benchmarks.kernel_cases import Work
 from probe.benchmarks.memory import STATUS, Meter
-from probe.benchmarks.worker import repetition, serve
+from probe.benchmarks.worker import answer, repetition
 
 CPU = torch.device("cpu")
 SIZE = 100 * 10**6
+
+
+class Pipe:
+    """A pipe that holds its questions already, and keeps the answers."""
+
+    def __init__(self, *questions):
+        self._questions, self.answers = list(questions), []
+
+    def recv(self):
+        if not self._questions:
+            raise EOFError
+        return self._questions.pop(0)
+
+    def send(self, answer):
+        self.answers.append(answer)
 
 
 def test_seconds_are_of_one_call():
@@ -29,6 +42,7 @@ def test_seconds_are_of_one_call():
     assert len(calls) == 4 and 0.03 <= found["seconds"] < 0.06
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="counted from the start of the process on this system")
 def test_a_result_is_gone_before_the_next_is_made():
     """In a process of its own, as every case is weighed: what other tests have freed can serve here."""
@@ -48,13 +62,13 @@ print(found["peak"] - found["held"])
 
 
 def test_the_first_result_is_checked_and_no_other():
-    checked, answers = [], io.StringIO()
-    results = iter("abcd")
+    checked, results = [], iter("abcd")
     work = Work(call=lambda: next(results), check=checked.append)
-    serve(work, ['{"calls": 1}', '{"calls": 2}', '{"calls": 1}'], answers, Meter(CPU), CPU)
+    pipe = Pipe(1, 2, 1)
+    with pytest.raises(EOFError):
+        answer(pipe, work, Meter(CPU), CPU)
     assert checked == ["a"]
-    lines = [json.loads(line) for line in answers.getvalue().splitlines()]
-    assert len(lines) == 3 and all(line.keys() == {"seconds", "held", "peak"} for line in lines)
+    assert len(pipe.answers) == 3 and all(found.keys() == {"seconds", "held", "peak"} for found in pipe.answers)
 
 
 def test_a_result_that_is_wrong_ends_the_case():
@@ -62,4 +76,4 @@ def test_a_result_that_is_wrong_ends_the_case():
         raise ValueError(f"expected maps, got {result}")
 
     with pytest.raises(ValueError, match="expected maps, got 1"):
-        serve(Work(call=lambda: 1, check=check), ['{"calls": 1}'], io.StringIO(), Meter(CPU), CPU)
+        answer(Pipe(1), Work(call=lambda: 1, check=check), Meter(CPU), CPU)

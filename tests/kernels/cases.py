@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from probe.kernels.attend import IMPLEMENTATIONS
-from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.contract import Band, Mask, Request, Scoring
 
 # the fixtures that tests share with their examples (poisoned memory, the sampler) are the same in every example
 thorough = settings(
@@ -26,6 +26,11 @@ STATISTICIANS = [
     if name != "sdpa"
 ]
 EVERY_LEAD = list(product((1, 2, 3), repeat=3))
+
+
+def scored(mask: Mask = Mask(), scale: float = 0.35, softcap: float | None = None, edits=(), **options):  # noqa: B008
+    """The options of an implementation, from those of `attend`."""
+    return {"scoring": Scoring(mask, scale, softcap, tuple(edits)), "sinks": None, "request": Request()} | options
 
 
 def everything(keys: int, **changes) -> Request:

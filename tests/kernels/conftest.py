@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from importlib import import_module
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -15,12 +16,14 @@ from probe.kernels.contract import Statistics
 
 @pytest.fixture(scope="session", autouse=True)
 def _language_patched_once_a_launch():
-    """Triton's interpreter patches its language for each launch, and again for each function inside: save that."""
-    if find_spec("triton") is None:
+    """Triton's interpreter patches its language for each launch, and again for each function inside: save that.
+
+    It is two fifths of the time of these tests. A version of Triton that does it in another way is left alone.
+    """
+    interpreter = import_module("triton.runtime.interpreter") if find_spec("triton") else None
+    if not hasattr(interpreter, "_patch_lang"):
         yield
         return
-    from triton.runtime import interpreter
-
     tl, patch = interpreter.tl, interpreter._patch_lang
     patched: set[bool] = set()  # whether the names of triton.language.core, and those of triton.language, are patched
 

@@ -34,11 +34,16 @@ def uniform(keys: int, width: int = 4):
     )
 
 
+def long(implementation: str) -> int:
+    """Return a length that takes several blocks; in Triton's interpreter a pair takes a thousand times longer."""
+    return 160 if implementation == "triton" else 300
+
+
 @everywhere
 def test_uniform_rows(implementation):
     """A row over n keys: lse and entropy log n, the mean of the values, mean distance (n - 1) / 2."""
-    n = torch.arange(1, 301).double()
-    query, key, value = uniform(300)
+    n = torch.arange(1, long(implementation) + 1).double()
+    query, key, value = uniform(len(n))
     request = Request(lse=True, entropy=True, distance=True)
     output, found = attend(query, key, value, request=request, implementation=implementation)
     close(output[..., 0], (n - 1) / 2, atol=1e-4)
@@ -48,18 +53,19 @@ def test_uniform_rows(implementation):
 
 
 @everywhere
-@pytest.mark.parametrize("window", [1, 10, 150, 1000])
+@pytest.mark.parametrize("window", [1, 90])
 def test_windowed_distance_of_uniform_rows_has_a_closed_form(implementation, window):
-    n = torch.arange(1, 301).double()
+    n = torch.arange(1, long(implementation) + 1).double()
     expected = torch.where(n <= window + 1, (n - 1) / 2, (window * (window + 1) / 2 + window * (n - 1 - window)) / n)
     request = Request(windowed_distance=window)
-    _, found = attend(*uniform(300), request=request, implementation=implementation)
+    _, found = attend(*uniform(len(n)), request=request, implementation=implementation)
     close(found.windowed_distance, expected)
 
 
 @everywhere
 def test_identity_map(implementation, pointing):
-    query, key = pointing(list(range(200)), 200)
+    length = long(implementation)
+    query, key = pointing(list(range(length)), length)
     request = Request(entropy=True, distance=True, windowed_distance=10, top=1)
     output, found = attend(query, key, key, scale=1.0, request=request, implementation=implementation)
     close(output, key)
@@ -67,26 +73,28 @@ def test_identity_map(implementation, pointing):
     close(found.distance, 0.0)
     close(found.windowed_distance, 0.0)
     close(found.top_weight, 1.0)
-    assert found.top_key[0, 0, :, 0].tolist() == list(range(200))
+    assert found.top_key[0, 0, :, 0].tolist() == list(range(length))
 
 
 @everywhere
 def test_previous_token_map(implementation, pointing):
-    query, key = pointing([0, *range(199)], 200)
+    length = long(implementation)
+    query, key = pointing([0, *range(length - 1)], length)
     request = Request(distance=True, windowed_distance=10)
     _, found = attend(query, key, key, scale=1.0, request=request, implementation=implementation)
-    expected = (torch.arange(200) >= 1).double()
+    expected = (torch.arange(length) >= 1).double()
     close(found.distance, expected)
     close(found.windowed_distance, expected)
 
 
 @everywhere
-@pytest.mark.parametrize("window", [3, 150])
+@pytest.mark.parametrize("window", [3, 90])
 def test_all_on_token_0(implementation, pointing, window):
-    query, key = pointing([0] * 200, 200)
+    length = long(implementation)
+    query, key = pointing([0] * length, length)
     request = Request(distance=True, windowed_distance=window, received=Band())
     _, found = attend(query, key, key, scale=1.0, request=request, implementation=implementation)
-    t = torch.arange(200)
+    t = torch.arange(length)
     close(found.distance, t)
     close(found.windowed_distance, t.clamp(max=window))
     close(found.received, (t == 0).double())
@@ -95,7 +103,7 @@ def test_all_on_token_0(implementation, pointing, window):
 @everywhere
 def test_received_sums_to_the_rows(implementation, sample):
     """Row sums are 1, so sum_j (N - j) received_j = N."""
-    length = 150
+    length = long(implementation) // 2
     query, key, value = sample(kv_heads=2, group=2, queries=length, keys=length, batch=2)
     _, found = attend(query, key, value, request=Request(received=Band()), implementation=implementation)
     left = torch.arange(length, 0, -1)
@@ -175,17 +183,18 @@ def test_a_window_of_w_shows_w_keys(implementation):
 @everywhere
 def test_ties_go_to_the_lower_key(implementation):
     """Equal scores everywhere, and equal best scores at chosen keys far apart."""
-    query, key, value = uniform(300, width=1)
+    length = long(implementation)
+    query, key, value = uniform(length, width=1)
     query = query + 1
     _, found = attend(query, key, value, request=Request(top=5), implementation=implementation)
-    assert found.top_key[0, 0, 299].tolist() == [0, 1, 2, 3, 4]
+    assert found.top_key[0, 0, -1].tolist() == [0, 1, 2, 3, 4]
     assert found.top_key[0, 1, 2].tolist() == [0, 1, 2, -1, -1]
-    best = [5, 70, 71, 130, 290]
+    best = [5, 70, 71, 130, length - 10]
     key = key.clone()
     key[0, 0, best] = 3
-    for k in (1, 2, 4):
+    for k in (1, 4):
         _, found = attend(query, key, value, request=Request(top=k), implementation=implementation)
-        assert found.top_key[0, 0, 299].tolist() == best[:k]
+        assert found.top_key[0, 0, -1].tolist() == best[:k]
         assert found.top_key[0, 0, 100].tolist() == [5, 70, 71, 0][:k]
 
 
@@ -303,7 +312,8 @@ def test_gqa_head_h_reads_kv_head_h_over_group(implementation, sample):
 @everywhere
 def test_tile_and_pool_repeat_the_weights(implementation, sample):
     """From q, k and lse, learned sinks included: rows of the map sum to 1 less the sink's weight."""
-    query, key, value = sample(kv_heads=2, group=2, queries=150, keys=170)
+    rows = long(implementation) // 2
+    query, key, value = sample(kv_heads=2, group=2, queries=rows, keys=rows + 20)
     sinks = torch.tensor([0.0, 1.0, 2.0, 3.0])
     mask = Mask(first_query=20, window=60)
     request = Request(lse=True, pooled=(16, 20))
@@ -313,8 +323,8 @@ def test_tile_and_pool_repeat_the_weights(implementation, sample):
     options = {"mask": mask, "softcap": 9.0, "implementation": implementation}
     p = tile(query, key, found.lse, **options)
     close(p.sum(-1), 1 - (sinks[:, None] - found.lse).exp())
-    part = tile(query, key, found.lse, rows=range(40, 149, 2), cols=range(3, 160, 5), **options)
-    close(part, p[:, :, 40:149:2, 3:160:5], atol=1e-7)
+    part = tile(query, key, found.lse, rows=range(40, rows - 1, 2), cols=range(3, rows + 10, 5), **options)
+    close(part, p[:, :, 40 : rows - 1 : 2, 3 : rows + 10 : 5], atol=1e-7)
     close(pool(query, key, found.lse, shape=(16, 20), **options), found.pooled)
     assert p.max() == pytest.approx(found.pooled.max().item(), rel=1e-5)
 

@@ -14,7 +14,7 @@ from probe.kernels.attend import attend, chosen
 from probe.kernels.blocked import attention as blocked
 from probe.kernels.contract import Band, Mask, Request
 from probe.kernels.edits import Pinned, Reweighting
-from tests.kernels.cases import cases, everything, thorough
+from tests.kernels.cases import cases, everything, scored, thorough
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 
@@ -96,10 +96,10 @@ def edits_for(draw, shape):
 
 
 @given(data=st.data(), case=cases(), budget=st.sampled_from([600, 3000, None]))
-@settings(thorough, max_examples=150)
+@settings(thorough, max_examples=80)
 def test_blocked_equals_the_reference(poisoned_empty, sample, same_statistics, data, case, budget):
     query, key, value = sample(**case.pop("tensors"))
-    options = case | {"scale": 0.35, "edits": data.draw(edits_for((*query.shape[:3], key.shape[2])))}
+    options = scored(**case, edits=data.draw(edits_for((*query.shape[:3], key.shape[2]))))
     output, found = blocked.attend(query, key, value, budget=budget, **options)
     expected, exact = reference.attend(query, key, value, **options)
     torch.testing.assert_close(output.double(), expected, atol=2e-5, rtol=2e-5)

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from probe.kernels.blocks import Block
+from probe.kernels.contract import Mask, Scoring
 from probe.kernels.pooled import PooledMap, tile_maxima
+from probe.kernels.sweep import Sweep
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,8 @@ def test_tile_maxima_by_loops(start, length, size):
 @pytest.mark.parametrize("most", [(4, 5), (1, 1), (33, 2), (100, 100)])
 def test_blocks_that_cut_across_tiles(most):
     p = torch.rand(1, 2, 3, 23, 31, generator=torch.Generator().manual_seed(0)).tril()
-    pooled = PooledMap((1, 2, 3), 23, 31, most, dtype=torch.float32, device=torch.device("cpu"))
+    sweep = Sweep(torch.zeros(1, 6, 23, 8), torch.zeros(1, 2, 31, 8), Scoring(Mask(), 1.0))
+    pooled = PooledMap(sweep, most)
     for start in range(0, 23, 5):
         rows, cols = slice(start, min(start + 5, 23)), slice(max(0, start - 9), start + 5)
         for head in range(2):

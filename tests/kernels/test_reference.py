@@ -14,14 +14,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from probe.kernels import reference
-from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.contract import Band, Mask, Request, Scoring
+from tests.kernels.cases import scored
 
 EVERYTHING = Request(lse=True, entropy=True, distance=True, windowed_distance=3, top=4, received=Band(), pooled=(3, 4))
 
 
 def attend(query, key, value, **options):
-    options = {"mask": Mask(), "scale": 0.3, "softcap": None, "sinks": None, "request": Request()} | options
-    return reference.attend(query, key, value, **options)
+    return reference.attend(query, key, value, **scored(**{"scale": 0.3} | options))
 
 
 def visible(mask: Mask, batch: int, head: int, row: int, col: int) -> bool:
@@ -98,8 +98,7 @@ def test_received_by_loops(sample, band, mask):
     query, key, value = sample(batch=2, kv_heads=1, group=2, queries=6, keys=9)
     mask = replace(mask, keys=None if mask.keys is None else mask.keys.expand(2, -1))
     _, found = attend(query, key, value, mask=mask, request=Request(lse=True, received=band))
-    every = {"mask": mask, "scale": 0.3, "softcap": None}
-    p = reference.tile(query, key, found.lse, rows=range(6), cols=range(9), **every)
+    p = reference.tile(query, key, found.lse, rows=range(6), cols=range(9), scoring=Scoring(mask, 0.3))
     for b, h, col in [(b, h, col) for b in range(2) for h in range(2) for col in range(9)]:
         weights = []
         for row in range(6):
@@ -132,7 +131,7 @@ def test_sets_split_the_output(sample):
     torch.testing.assert_close(found.mass.sum(3), torch.ones(2, 4, 7).double())
     tile = reference.tile(
         query, key, attend(query, key, value, request=Request(lse=True))[1].lse,
-        rows=range(7), cols=range(7), mask=Mask(), scale=0.3, softcap=None,
+        rows=range(7), cols=range(7), scoring=Scoring(Mask(), 0.3),
     )  # fmt: skip
     torch.testing.assert_close(found.mass[..., 0], (tile * one).sum(-1))
 

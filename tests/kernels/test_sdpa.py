@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from probe.kernels import reference, sdpa
 from probe.kernels.attend import attend
 from probe.kernels.contract import Mask, Request
+from tests.kernels.cases import scored
 
 MASKS = {
     "causal": Mask(),
@@ -35,8 +36,8 @@ MASKS = {
 def test_equals_the_reference(sample, monkeypatch, mask, rows):
     monkeypatch.setattr(sdpa, "ROWS", rows)
     query, key, value = sample(batch=2, kv_heads=2, group=2, queries=60, keys=80)
-    options = {"mask": mask, "scale": 0.35}
-    expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
+    options = scored(mask)
+    expected, _ = reference.attend(query, key, value, **options)
     torch.testing.assert_close(sdpa.attend(query, key, value, **options)[0].double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -53,8 +54,8 @@ def test_equals_the_reference(sample, monkeypatch, mask, rows):
 )
 def test_shapes_that_need_no_mask_or_seem_not_to(sample, queries, mask):
     query, key, value = sample(batch=2, kv_heads=2, group=2, queries=queries, keys=80)
-    options = {"mask": mask, "scale": 0.35}
-    expected, _ = reference.attend(query, key, value, softcap=None, sinks=None, request=Request(), **options)
+    options = scored(mask)
+    expected, _ = reference.attend(query, key, value, **options)
     torch.testing.assert_close(sdpa.attend(query, key, value, **options)[0].double(), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -62,8 +63,8 @@ def test_shapes_that_need_no_mask_or_seem_not_to(sample, queries, mask):
 @pytest.mark.parametrize("mask", [Mask(), Mask(keys=torch.arange(40)[None] >= 7)], ids=["causal", "padding"])
 def test_half_precision(sample, dtype, mask):
     query, key, value = sample(kv_heads=2, group=2, queries=40, keys=40, dtype=dtype)
-    found = sdpa.attend(query, key, value, mask=mask, scale=0.35)[0]
-    options = {"mask": mask, "scale": 0.35, "softcap": None, "sinks": None, "request": Request()}
+    options = scored(mask)
+    found = sdpa.attend(query, key, value, **options)[0]
     expected, _ = reference.attend(query, key, value, **options)
     assert found.dtype == dtype
     torch.testing.assert_close(
@@ -97,7 +98,7 @@ class Calls(TorchDispatchMode):
 def test_no_mask_is_built_where_none_is_needed(sample, mask, queries, keys):
     tensors = sample(kv_heads=2, group=2, queries=queries, keys=keys)
     with torch.no_grad(), Calls() as calls:
-        sdpa.attend(*tensors, mask=mask, scale=0.35)
+        sdpa.attend(*tensors, **scored(mask))
     assert "_scaled_dot_product_flash_attention_for_cpu" in calls.names
     assert not {"arange", "ones", "cat", "le", "bitwise_and"} & set(calls.names)
 
@@ -111,7 +112,7 @@ def test_no_map_is_ever_made(sample, largest, mask, most):
     """A map has 4 x 1200 x 1200 elements, the output 38,400."""
     tensors = sample(kv_heads=2, group=2, queries=1200, keys=1200)
     with torch.no_grad(), largest() as seen:
-        sdpa.attend(*tensors, mask=mask, scale=0.35)
+        sdpa.attend(*tensors, **scored(mask))
     assert 0 < seen.elements <= most
 
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from probe.kernels.blocks import HIDDEN, Block
-from probe.kernels.contract import Mask
+from probe.kernels.contract import Mask, Scoring
 from probe.kernels.products import linear_serves
-from probe.kernels.sweep import Scoring, Sweep, as_written
+from probe.kernels.sweep import Sweep, as_written
 
 pytestmark = pytest.mark.usefixtures("poisoned_empty")
 BLOCK = Block(slice(1, 2), slice(0, 2), slice(3, 7), slice(0, 9))
@@ -37,7 +37,7 @@ def test_scores_of_a_block(sample, softcap):
 
 def test_weights_of_a_block_and_of_a_row_that_sees_nothing(sample):
     query, key, _ = sample(batch=2, kv_heads=2, group=3, queries=7, keys=9)
-    sweep = Sweep(query, key, Scoring(Mask(first_query=2), 0.5, None))
+    sweep = Sweep(query, key, Scoring(Mask(first_query=2), 0.5))
     lse = torch.zeros(2, 6, 7)
     lse[1, 4, 3:] = sweep.scores(BLOCK)[0, 1, 1].logsumexp(-1)
     lse[1, 5] = -torch.inf
@@ -49,7 +49,7 @@ def test_weights_of_a_block_and_of_a_row_that_sees_nothing(sample):
 
 def test_rows_and_whole_are_inverse(sample):
     query, key, _ = sample(batch=2, kv_heads=2, group=3, queries=7, keys=9)
-    sweep = Sweep(query, key, Scoring(Mask(), 0.5, None))
+    sweep = Sweep(query, key, Scoring(Mask(), 0.5))
     rows = sweep.rows(BLOCK, query)
     assert rows.shape == (2, 12, 8)
     assert torch.equal(sweep.whole(BLOCK, rows).flatten(1, 2), query[1:2, :, 3:7])
@@ -57,7 +57,7 @@ def test_rows_and_whole_are_inverse(sample):
 
 def test_a_buffer_is_used_again():
     query = torch.zeros(1, 1, 10, 8)
-    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None, budget=400))
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0), budget=400)
     large, small = sweep.buffer("scores", 5, 20), sweep.buffer("scores", 2, 3)
     assert small.data_ptr() == large.data_ptr() != sweep.buffer("weights", 2, 3).data_ptr()
     assert sweep.buffer("scores", 50, 20).shape == (50, 20)
@@ -66,11 +66,12 @@ def test_a_buffer_is_used_again():
 def test_a_buffer_has_no_more_room_than_was_asked_for():
     """Pages that are never filled are pages all the same where the system clears them."""
     query = torch.zeros(2, 3, 5, 8)
-    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None))
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0))
     assert sweep.buffer("scores", 2, 3).untyped_storage().nbytes() == 2 * 3 * 4
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc gives memory back at a threshold")
+@pytest.mark.slow
 def test_a_second_call_finds_the_memory_of_the_first():
     """In a process of its own, whose heap nothing else has shaped: no call asks for many new pages, usually."""
     code = (
@@ -94,7 +95,7 @@ def test_products_of_a_block(many, rows):
     """Small ones and large ones, which may be computed in different ways; both operands as blocks have them."""
     generator = torch.Generator().manual_seed(0)
     query = torch.zeros(1, 1, 4, 8)
-    sweep = Sweep(query, query, Scoring(Mask(), 1.0, None))
+    sweep = Sweep(query, query, Scoring(Mask(), 1.0))
     left = torch.randn(many, rows, 64, generator=generator)
     right = torch.randn(150, many, 64, generator=generator).transpose(0, 1)  # heads side by side in memory
     found = sweep.product(left, right.transpose(1, 2), "scores")
@@ -107,8 +108,8 @@ def test_products_of_a_block(many, rows):
 
 def test_half_precision_is_widened():
     query = torch.zeros(1, 1, 4, 8, dtype=torch.float16)
-    assert Sweep(query, query, Scoring(Mask(), 1.0, None)).dtype == torch.float32
-    assert Sweep(query.double(), query.double(), Scoring(Mask(), 1.0, None)).dtype == torch.float64
+    assert Sweep(query, query, Scoring(Mask(), 1.0)).dtype == torch.float32
+    assert Sweep(query.double(), query.double(), Scoring(Mask(), 1.0)).dtype == torch.float64
 
 
 def test_as_written_turns_off_autocast_and_gradients():

@@ -12,12 +12,12 @@ from probe.analyses.circuits.quotient import Z, quotient
 from probe.edges.curves import area
 from probe.frame.findings import Claim, Estimate, above, above_control, below_control
 
-CONTROL = "random circuits of the same sizes, from the lowest to the highest bound of any draw,"
+CONTROL = "random circuits of the same sizes, from the lowest to the highest bound of any draw"
 CMD = Claim(
     name="cmd",
     text="circuits of the edges with the largest scores are closer to the model than random circuits of the same sizes",
     source="Mueller et al. 2025, section 3",
-    quantity="CMD, the area between faithfulness and 1 over the share of edges,",
+    quantity="CMD, the area between faithfulness and 1 over the share of edges",
     control=CONTROL,
     rule=below_control(),
 )
@@ -25,14 +25,14 @@ CPR = Claim(
     name="cpr",
     text="circuits of the edges that support the answer most keep more of it than random circuits of the same sizes",
     source="Mueller et al. 2025, section 3",
-    quantity="CPR, the area under faithfulness over the share of edges,",
+    quantity="CPR, the area under faithfulness over the share of edges",
     control=CONTROL,
     rule=above_control(),
 )
 AGREEMENT = Claim(
     name="agreement",
     text="the scores of the best edges follow their exact effects: they explain more than half of the variance",
-    source="Syed et al. 2023, section 3; Hanna et al. 2024, section 3",
+    source="Syed et al. 2023; Hanna et al. 2024",
     quantity="Pearson correlation of scores and exact effects",
     rule=above(0.5**0.5),
 )

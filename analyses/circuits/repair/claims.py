@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from probe.frame.findings import Claim, above_control
 
-QUANTITY = "share of prompts whose right answer beats the other choices, with the heads forced onto the wrong answers,"
+QUANTITY = "share of prompts whose right answer beats the other choices, with the heads forced onto the wrong answers"
 SOURCE = "Merullo et al. 2024, section 5"
 REPAIRED = Claim(
     name="repaired",
@@ -19,7 +19,7 @@ HEADS_MATTER = Claim(
     text="other heads, forced onto the same tokens, raise accuracy less",
     source=SOURCE,
     quantity=QUANTITY,
-    control="random heads, from the lowest to the highest bound of any draw,",
+    control="random heads, from the lowest to the highest bound of any draw",
     rule=above_control(),
 )
 TOKENS_MATTER = Claim(
@@ -27,7 +27,7 @@ TOKENS_MATTER = Claim(
     text="the same heads, forced onto other tokens, raise accuracy less",
     source=SOURCE,
     quantity=QUANTITY,
-    control="random tokens, from the lowest to the highest bound of any draw,",
+    control="random tokens, from the lowest to the highest bound of any draw",
     rule=above_control(),
 )
 CLAIMS = (REPAIRED, HEADS_MATTER, TOKENS_MATTER)

@@ -8,8 +8,8 @@ FAITHFUL = Claim(
     name="faithful",
     text="the circuit keeps more of the answer than random circuits of the same size",
     source="Wang et al. 2022, section 4",
-    quantity="faithfulness, the share of the logit difference that is left with all other heads knocked out,",
-    control="random circuits, from the lowest to the highest bound of any draw,",
+    quantity="faithfulness, the share of the logit difference that is left with all other heads knocked out",
+    control="random circuits, from the lowest to the highest bound of any draw",
     rule=above_control(),
 )
 CLAIMS = (FAITHFUL,)

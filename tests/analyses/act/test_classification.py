@@ -21,6 +21,7 @@ from probe.analyses.act.classification import (
     read,
     sentiment,
 )
+from tests.probe.every_door import tiny
 
 PROBABILITIES = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.7, 0.3], [0.2, 0.8]], dtype=torch.float64)
 SCORES = PROBABILITIES.log()
@@ -114,13 +115,13 @@ def test_a_task_is_read_from_json_lines(tmp_path):
 @pytest.mark.parametrize(
     "rows, said",
     [
-        ([row(), "{"], "task.jsonl, line 3: expected"),
+        ([row(), "{"], "task.jsonl, line 3: not valid JSON"),
         ([row(answer=" six")], "line 1: expected"),
         ([{"prompt": "a"}], "KeyError: 'labels'"),
-        (["[1, 2]"], "line 1: expected"),
+        (["[1, 2]"], "line 1: expected a JSON object"),
         ([row()], "expected a split \"calibration\" and at least one other, got ['test']"),
         ([row(split="calibration")], "got ['calibration']"),
-        ([], "got none"),
+        ([], "the file is empty"),
         ([row(split="calibration"), row(labels=[" four", " six"])], "the same labels in every line"),
         ([row(split="calibration", labels=[" four"]), row(labels=[" four"])], "at least two labels, got [' four']"),
     ],
@@ -139,22 +140,21 @@ def test_examples_are_checked_as_files_are():
 # --- a model's scores ------------------------------------------------------------------------------------------------
 
 
-def test_scores_are_those_of_the_plain_model_one_prompt_at_a_time(llama):
+def test_scores_are_those_of_the_plain_model_one_prompt_at_a_time():
     """In batches by length here, and the order of the examples kept."""
-    examples = sentiment()[:5] + sentiment()[-3:]
-    scorer = Scorer(llama, examples, batch_size=2)
-    labels = [llama.tokenizer(label, add_special_tokens=False).input_ids[-1] for label in (" negative", " positive")]
+    model, labels = tiny("llama"), (" w5", " w6")
+    prompts = ["w9 w20 w31", "w40 w41", "w8 w8 w7", "w50 w51 w52", "w61 w3"]
+    examples = [Example(prompt, labels, index % 2, "test") for index, prompt in enumerate(prompts)]
+    scorer = Scorer(model, examples, batch_size=2)
     with torch.no_grad():
         for example, scores in zip(examples, scorer.scores(), strict=True):
-            ids = torch.tensor([llama.tokenizer(example.prompt).input_ids])
-            expected = llama.hf(ids).logits[0, -1, labels].double().log_softmax(-1)
-            torch.testing.assert_close(scores, expected, rtol=0, atol=2e-4)
+            logits = model.hf(torch.tensor([model.tokenizer(example.prompt).input_ids])).logits[0, -1]
+            torch.testing.assert_close(scores, logits[[5, 6]].double().log_softmax(-1), rtol=0, atol=1e-5)
     assert scorer.answers.tolist() == [each.answer for each in examples]
-    sizes = [len(places) for places, _ in scorer.batches()]
-    assert sum(sizes) == 8 and max(sizes) == 2 and 1 in sizes
+    assert [places for places, _ in scorer.batches()] == [[0, 2], [3], [1, 4]]
 
 
-def test_labels_that_end_alike_are_refused(llama):
-    examples = [Example("The film was", (" very good", " not good"), 0, "calibration")]
+def test_labels_that_end_alike_are_refused():
+    examples = [Example("The film was", (" w3 w5", " w4 w5"), 0, "calibration")]
     with pytest.raises(UsageError, match="end in the same token: choose others"):
-        Scorer(llama, examples)
+        Scorer(tiny("llama"), examples)

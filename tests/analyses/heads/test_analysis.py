@@ -11,7 +11,7 @@ from probe import Head
 from probe.analyses.heads.analysis import HeadAnalysis
 from probe.analyses.heads.settings import Settings
 from probe.errors import ProbeError, UsageError
-from tests.analyses.heads.examples import FACTS, needle
+from tests.analyses.heads.examples import FACTS, needle, results
 
 LARGE = replace(FACTS, n_layers=8, n_heads=10, n_kv_heads=5)
 HEADS = [Head(layer, head) for layer in range(8) for head in range(10)]
@@ -44,10 +44,13 @@ def test_a_validation_knows_its_heads_once_the_needles_are_there():
     assert names(found, {}, LARGE) == [f"needle {index}" for index in range(6)]
     units = found.plan(LARGE, asked(6))[6:]
     assert len(units) == 20 + 20 + 6 and found.expected(LARGE) == 6 + len(units)
-    assert units[0].name == "validation zero+uniform decode, needle 0"
+    assert units[0].name == "validation zero decode, needle 0"
     assert units[0].arguments["best"][:3] == [[0, 0], [0, 1], [0, 2]] and len(units[0].arguments["best"]) == 30
     other = analysis(kinds=("retrieval",), validate=True, fills=("zero",), phase="all").plan(LARGE, asked(6))[6:]
     assert not {unit.name for unit in units} & {unit.name for unit in other}  # another validation only adds units
+    fewer = [unit.name for unit in analysis(kinds=("retrieval",), validate=True, held_out=4).plan(LARGE, asked(6))[6:]]
+    assert fewer[:4] == [f"validation zero decode, needle {index}" for index in (0, 5, 10, 15)]  # of both lengths
+    assert len(fewer) == 4 + 4 + 6 and set(fewer) < {unit.name for unit in units}
 
 
 def test_heads_of_ones_own_are_validated_without_needles():
@@ -87,3 +90,13 @@ def test_a_model_with_too_few_heads_cannot_be_validated():
     few = replace(FACTS, n_layers=1)
     with pytest.raises(UsageError, match="--validate needs 10 heads, half of them as a control; got 8"):
         analysis(validate=True).expected(few)
+
+
+def test_a_saved_comparison_holds_while_the_other_run_has_the_scores_that_it_shows():
+    made, found = analysis(), results()[0]
+    alone = replace(found, comparison=None)
+    assert made.is_current(alone) and not made.is_current(found)
+    made._other = found.catalogue
+    assert made.is_current(found) and not made.is_current(alone)
+    made._other = replace(found.catalogue, scores={"retrieval": found.catalogue.scores["retrieval"] + 0.1})
+    assert not made.is_current(found)

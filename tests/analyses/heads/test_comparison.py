@@ -13,6 +13,7 @@ from probe.analyses.heads import patterns as pattern_heads
 from probe.analyses.heads.catalogue import HeadCatalogue, catalogue
 from probe.analyses.heads.comparison import Comparison, compare, score_map
 from probe.models import Model
+from tests.analyses.heads import examples
 from tests.analyses.heads.examples import MANIFEST
 
 
@@ -21,8 +22,8 @@ def runs(llama: Model) -> tuple[HeadCatalogue, HeadCatalogue]:
     """Two runs on other random tokens."""
     found = []
     for seed in (0, 1):
-        scores = pattern_heads.run(llama, sequences=2, length=24, seed=seed)
-        samples = {pattern: scores.per_sample(pattern) for pattern in pattern_heads.PATTERNS}
+        scores = pattern_heads.measure(llama, sequences=2, length=24, seed=seed).data
+        samples = {pattern: scores[pattern] for pattern in pattern_heads.PATTERNS}
         found.append(catalogue(samples, replace(MANIFEST, name="llama", seed=seed), n_kv_heads=3))
     return found[0], found[1]
 
@@ -60,10 +61,11 @@ def test_a_saved_comparison_reads_back(runs: tuple[HeadCatalogue, HeadCatalogue]
     assert found.to_dict()["shared"][0] == {"layer": 18, "head": 6}
 
 
-def test_the_map_of_each_kind_of_result(short_run, runs: tuple[HeadCatalogue, HeadCatalogue]):
-    assert torch.equal(score_map(short_run, "induction"), short_run.catalogue.scores["induction"])
-    assert torch.equal(score_map(short_run.retrieval, "retrieval"), short_run.retrieval.score)
-    assert heads.compare(short_run, short_run.catalogue, kind="retrieval").pearson == pytest.approx(1)
+def test_the_map_of_each_kind_of_result(runs: tuple[HeadCatalogue, HeadCatalogue]):
+    found = examples.results()[0]
+    assert torch.equal(score_map(found, "induction"), found.catalogue.scores["induction"])
+    assert torch.equal(score_map(found.retrieval, "retrieval"), found.retrieval.score)
+    assert heads.compare(found, found.catalogue, kind="retrieval").pearson == pytest.approx(1)
     with pytest.raises(UsageError, match="scores induction, previous_token, duplicate_token, got 'retrieval'"):
         score_map(runs[0], "retrieval")
     with pytest.raises(UsageError, match=r"expected one of the scores \(none\), got 'induction'"):

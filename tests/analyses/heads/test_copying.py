@@ -10,9 +10,11 @@ from torch import Tensor
 
 from probe.analyses.heads import copying
 from probe.analyses.heads.copying import copying_score, embedding_product, layer_cores, vocabulary_tables
-from probe.analyses.heads.ov_circuits import Gain, Norms, OVLayer, find_norms, visit_circuits
+from probe.analyses.heads.norm_gains import Gain, Norms, find_norms
+from probe.engine.projections import Projections, visit_projections
+from probe.frame.analysis import Measured
 from probe.models import Model
-from tests.analyses.heads.test_ov_circuits import circuits, model_of
+from tests.analyses.heads.test_norm_gains import circuit, model_of, projections
 
 NO_NORMS = Norms((None,), (None,), None)
 
@@ -39,7 +41,8 @@ def test_planted_heads_copy_and_suppress():
     embedding = torch.randn(50, 8)
     read = torch.eye(8).view(8, 2, 4).transpose(0, 1)
     back = read.transpose(1, 2)
-    maps = OVLayer(0, read, torch.stack([back[0], -back[0], -back[1], back[1]]), 0.0)
+    output = torch.stack([back[0], -back[0], -back[1], back[1]])
+    maps = Projections(0, read, output, torch.zeros(8), None, 0.0, 0.0, 0.0)
     cores = layer_cores(maps, embedding_product(embedding, embedding), NO_NORMS)
     assert copying_score(cores).tolist() == pytest.approx([1, -1, -1, 1], abs=1e-5)
 
@@ -109,7 +112,7 @@ def test_scores_equal_those_of_the_full_circuit_written_out(name: str):
     eigenvalues = torch.linalg.eigvals(written_out(name, model))
     expected = eigenvalues.real.sum(-1) / eigenvalues.abs().sum(-1)
     product = embedding_product(*vocabulary_tables(model))
-    found = copying_score(layer_cores(circuits(model)[0], product, find_norms(model)))
+    found = copying_score(layer_cores(projections(model)[0], product, find_norms(model)))
     torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
     assert expected.abs().max() > 0.05
 
@@ -118,9 +121,9 @@ def test_scores_equal_those_of_the_full_circuit_written_out(name: str):
 def test_scores_in_half_precision_are_those_of_the_full_one(dtype: torch.dtype):
     full, half = model_of("gpt2"), model_of("gpt2")
     half.hf.to(dtype)  # type: ignore[arg-type]
-    found = copying.run(half)
-    assert found.unread == ()
-    torch.testing.assert_close(found.score, copying.run(full).score, rtol=0, atol=0.01)
+    found = copying.measure(half)
+    assert found.data["unread"] == []
+    torch.testing.assert_close(found.data["copying"], copying.measure(full).data["copying"], rtol=0, atol=0.01)
 
 
 def test_a_layer_that_is_not_linear_has_no_scores_and_says_so():
@@ -130,33 +133,34 @@ def test_a_layer_that_is_not_linear_has_no_scores_and_says_so():
         lambda _, args, kwargs, result: (result[0] * torch.sigmoid(kwargs["hidden_states"] @ gates), *result[1:]),
         with_kwargs=True,
     )
-    found = copying.run(model)
-    assert found.score[1].isnan().all() and not found.score[0].isnan().any()
-    assert len(found.unread) == 1 and found.unread[0].startswith("layer 1: attention is not linear in its input")
+    found = copying.measure(model)
+    assert found.data["copying"][1].isnan().all() and not found.data["copying"][0].isnan().any()
+    (said,) = found.data["unread"]
+    assert said.startswith("layer 1: attention is not linear in its input")
 
 
 def test_a_model_without_matching_tables_has_no_scores_and_says_so():
     model = model_of("llama")
     model.hf.set_output_embeddings(torch.nn.Linear(48, 90, bias=False))
-    found = copying.run(model)
-    assert found.score.isnan().all()
-    assert found.unread == (
-        "all layers: expected an embedding and an unembedding of [vocab, hidden], got [96, 48] and [90, 48]",
-    )
+    found = copying.measure(model)
+    assert found.data["copying"].isnan().all()
+    assert found.data["unread"] == [
+        "all layers: expected an embedding and an unembedding of [vocab, hidden], got [96, 48] and [90, 48]"
+    ]
 
 
 @pytest.fixture(scope="module")
-def scores(llama: Model) -> copying.CopyingScores:
-    return copying.run(llama)
+def scores(llama: Model) -> Measured:
+    return copying.measure(llama)
 
 
-def test_every_head_of_the_packaged_model_has_a_score(scores: copying.CopyingScores):
-    assert scores.unread == () and scores.norms == "gains of the input norms and the final norm folded in"
-    assert scores.score.abs().max() <= 1 and not scores.score.isnan().any()
+def test_every_head_of_the_packaged_model_has_a_score(scores: Measured):
+    assert scores.data["unread"] == [] and scores.data["norms"].startswith("gains of the input norms and the final")
+    assert scores.data["copying"].abs().max() <= 1 and not scores.data["copying"].isnan().any()
 
 
 @torch.no_grad()
-def test_high_scores_raise_the_tokens_own_logit_and_low_ones_lower_it(llama: Model, scores: copying.CopyingScores):
+def test_high_scores_raise_the_tokens_own_logit_and_low_ones_lower_it(llama: Model, scores: Measured):
     """The claim itself: what attending to a token does to that token's own logit, head by head, over 500 tokens."""
     norms = find_norms(llama)
     weight, _ = vocabulary_tables(llama)
@@ -164,14 +168,14 @@ def test_high_scores_raise_the_tokens_own_logit_and_low_ones_lower_it(llama: Mod
     table = weight - weight.mean(0)
     raised = torch.zeros(llama.n_layers, llama.n_heads)
 
-    def visit(maps: OVLayer) -> None:
+    def visit(maps: Projections) -> None:
         before = norms.before[maps.layer]
         assert isinstance(before, Gain) and norms.final is not None
         for head in range(llama.n_heads):
-            written = (weight[ids] * before.gain) @ maps.circuit(head) * norms.final.gain
+            written = (weight[ids] * before.gain) @ circuit(maps, head) * norms.final.gain
             raised[maps.layer, head] = ((written * table[ids]).sum(-1) > 0).float().mean()
 
-    visit_circuits(llama, visit)
-    order = scores.score.flatten().argsort()
+    visit_projections(llama.hf, llama.seam, llama.stream, visit)
+    order = scores.data["copying"].flatten().argsort()
     assert raised.flatten()[order[-20:]].mean() > 0.9
     assert raised.flatten()[order[:20]].mean() < 0.1

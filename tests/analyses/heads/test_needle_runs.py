@@ -58,33 +58,33 @@ def test_the_shared_beginning_reaches_to_the_deepest_needle(llama):
 
 
 def test_a_sample_does_not_depend_on_the_samples_before_it(llama):
-    asked = questions()
+    asked = questions(lengths=(90,), families=("numbers",))
 
     def samples(order):
         reader = Reader(asked)
-        prompts = {index: reader.prompt(llama, index) for index in order}
-        return {
-            index: put(llama, prompt, reader.cache(llama, prompt), max_new_tokens=20)
-            for index, prompt in prompts.items()
-        }
+        found = {}
+        for index in order:
+            prompt, group = reader.read(llama, index)
+            found[index] = put(llama, prompt, group.cache(llama, prompt), max_new_tokens=5)
+        return found
 
-    assert samples([3, 0]) == {index: sample for index, sample in samples([0, 1, 3]).items() if index != 1}
+    assert samples([1]) == {index: sample for index, sample in samples([0, 1]).items() if index == 1}
 
 
 def test_a_shared_beginning_gives_what_a_prompt_alone_gives(llama):
     group = questions().group(llama, 200, 0)
     prompt = group.prompts[-1]
     alone = Group((prompt,), prompt.tokens.ids[:0])
-    shared = group.cache(llama, group.read(llama), prompt)
-    fresh = alone.cache(llama, alone.read(llama), prompt)
+    shared = group.cache(llama, prompt)
+    fresh = alone.cache(llama, prompt)
     assert shared.get_seq_length() == fresh.get_seq_length() == len(prompt.tokens) - 1
     torch.testing.assert_close(states(shared), states(fresh), rtol=1e-4, atol=1e-4)
 
 
 def test_copies_equal_those_of_one_teacher_forced_pass(llama):
-    group = questions(depths=(50,), families=("activities",)).group(llama, 200, 0)
+    group = questions(lengths=(120,), depths=(50,), families=("activities",)).group(llama, 120, 0)
     prompt = group.prompts[0]
-    measured = put(llama, prompt, group.cache(llama, group.read(llama), prompt), max_new_tokens=20)
+    measured = put(llama, prompt, group.cache(llama, prompt), max_new_tokens=20)
     sample = measured.data
     assert sample["success"] and measured.prompts[0].written == len(sample["emitted"])
     emitted = torch.tensor(sample["emitted"])

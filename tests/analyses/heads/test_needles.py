@@ -59,11 +59,11 @@ def test_needles_come_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{not json}", "line 1: expected a JSON object"),
+        ("{not json}", "line 1: not valid JSON"),
         ('{"needle": "a b", "question": "c?"}', 'line 1: expected strings "needle"'),
         ('\n{"needle": "a b", "question": "c?", "answer": "x"}', "line 2: .*a part of its needle"),
-        ('["a"]', "line 1: expected strings"),
-        ("\n", "holds no needle"),
+        ('["a"]', "line 1: expected a JSON object, got"),
+        ("\n", "the file is empty"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_says_where(tmp_path, content, message):
@@ -75,5 +75,5 @@ def test_a_wrong_file_is_one_line_that_says_where(tmp_path, content, message):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ProbeError, match=r"cannot read the needles file .*none\.jsonl"):
+    with pytest.raises(ProbeError, match=r"none\.jsonl: cannot be read \(No such file"):
         read_needles(tmp_path / "none.jsonl")

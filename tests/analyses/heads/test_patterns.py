@@ -8,9 +8,10 @@ from torch import Tensor
 
 from probe import Head, PruneHeads, Request, UsageError
 from probe.analyses.heads import patterns as pattern_heads
-from probe.analyses.heads.patterns import PATTERNS, PatternHeads, band_means, bands, repeated_tokens
+from probe.analyses.heads.patterns import PATTERNS, band_means, bands, repeated_tokens
 from probe.analyses.measures.agreement import top_heads
 from probe.errors import ProbeError
+from probe.frame.analysis import Measured
 from probe.kernels.attend import attend
 from probe.models import Model
 
@@ -20,6 +21,11 @@ def looking_at(targets: Tensor) -> tuple[Tensor, Tensor]:
     tokens = len(targets)
     key = torch.eye(tokens)
     return 200 * key[targets][None, None], key[None, None]
+
+
+def ids_of(measured: Measured) -> Tensor:
+    """The prompts that were read, [sequences, tokens]."""
+    return torch.tensor([prompt.ids for prompt in measured.prompts])
 
 
 @pytest.mark.parametrize("start", [0, 1])
@@ -68,12 +74,12 @@ def test_keys_outside_the_band_are_refused():
 
 def test_scores_equal_loops_over_the_eager_maps(llama: Model):
     length = 9
-    found = pattern_heads.run(llama, sequences=2, length=length, seed=3)
+    measured = pattern_heads.measure(llama, sequences=2, length=length, seed=3)
     former = str(llama.hf.config._attn_implementation)
     llama.hf.set_attn_implementation("eager")
     try:
         with torch.no_grad():
-            output = llama.hf(input_ids=found.ids, output_attentions=True, use_cache=False)
+            output = llama.hf(input_ids=ids_of(measured), output_attentions=True, use_cache=False)
     finally:
         llama.hf.set_attn_implementation(former)
     maps = torch.stack(output.attentions, dim=1).double()  # [sequences, layers, heads, queries, keys]
@@ -84,8 +90,7 @@ def test_scores_equal_loops_over_the_eager_maps(llama: Model):
         "previous_token": torch.stack([maps[..., t, t - 1] for t in range(1, 2 * length)]).mean(0),
     }
     for pattern in PATTERNS:
-        torch.testing.assert_close(found.per_sample(pattern).double(), expected[pattern], rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(found.score(pattern).double(), expected[pattern].mean(0), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(measured.data[pattern].double(), expected[pattern], rtol=1e-4, atol=1e-5)
 
 
 def test_prompts_are_two_copies_of_different_ordinary_tokens(llama: Model):
@@ -125,41 +130,43 @@ def test_a_vocabulary_without_enough_ordinary_tokens_says_so():
 
 def test_mistakes_are_one_line(llama: Model):
     with pytest.raises(UsageError, match="expected at least 1 sequence of 2 tokens, got sequences=0"):
-        pattern_heads.run(llama, sequences=0)
+        pattern_heads.measure(llama, sequences=0)
     with pytest.raises(UsageError, match="needs 10000 positions"):
-        pattern_heads.run(llama, sequences=1, length=5000)
+        pattern_heads.measure(llama, sequences=1, length=5000)
 
 
 @pytest.fixture(scope="module")
-def found(llama: Model) -> PatternHeads:
-    return pattern_heads.run(llama, sequences=4, length=48)
+def found(llama: Model) -> Measured:
+    return pattern_heads.measure(llama, sequences=4, length=48)
 
 
-def test_the_packaged_models_induction_heads(found: PatternHeads):
-    score = found.score("induction")
+def test_the_packaged_models_induction_heads(found: Measured):
+    score = found.data["induction"].mean(0)
     assert set(top_heads(score, 4)) == {Head(18, 6), Head(17, 3), Head(17, 4), Head(18, 7)}
     assert score[18, 6] > 0.8
     assert top_heads(score, 1) == [Head(18, 6)]
 
 
 @torch.no_grad()
-def second_copy_loss(model: Model, found: PatternHeads, heads: list[Head]) -> float:
+def second_copy_loss(model: Model, ids: Tensor, heads: list[Head]) -> float:
     """Mean loss in nats on the tokens of the second copy but its first, which nothing foretells."""
-    length = found.length
+    length = ids.shape[1] // 2
     with model.intervene(PruneHeads(heads)):
-        logits = model.hf(input_ids=found.ids, use_cache=False, logits_to_keep=length).logits
-    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), found.ids[:, -length + 1 :].flatten()).item()
+        logits = model.hf(input_ids=ids, use_cache=False, logits_to_keep=length).logits
+    return torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, -length + 1 :].flatten()).item()
 
 
-def test_pruning_the_induction_heads_ends_the_repetition(llama: Model, found: PatternHeads):
+@pytest.mark.slow
+def test_pruning_the_induction_heads_ends_the_repetition(llama: Model, found: Measured):
     """The claim's own prediction: without these heads the second copy is no longer foretold; without others it is."""
-    score = found.score("induction")
+    score = found.data["induction"].mean(0)
     best = top_heads(score, 5)
     rest = sorted(set(llama.heads()) - set(top_heads(score, 30)))
-    intact = second_copy_loss(llama, found, [])
-    harm = second_copy_loss(llama, found, best) - intact
+    ids = ids_of(found)[:2]
+    intact = second_copy_loss(llama, ids, [])
+    harm = second_copy_loss(llama, ids, best) - intact
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         drawn = [rest[index] for index in torch.randperm(len(rest), generator=generator)[:5].tolist()]
-        assert second_copy_loss(llama, found, drawn) - intact < 0.35 * harm
+        assert second_copy_loss(llama, ids, drawn) - intact < 0.35 * harm
     assert intact < 3.5 and intact + harm > 10  # a guess among all tokens costs log 49,152 = 10.8

@@ -1,23 +1,43 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 
 from probe.analyses import heads
+from probe.analyses.heads.costs import cost
+from probe.analyses.heads.needle_runs import Questions
 from probe.analyses.heads.needles import Needle
 from probe.analyses.heads.result import Heads
 from probe.analyses.heads.retrieval import RetrievalHeads, is_stable, retrieval_heads
+from probe.analyses.texts.haystacks import language_reference
 from probe.errors import ProbeError, UsageError
 from probe.frame.analysis import Facts
+from probe.frame.speed import measure
 from probe.heads import Head
 from probe.saving.results import Result
 from probe.saving.runs import RunFolder, read_prompts
-from tests.analyses.heads.conftest import SHORT
 
+pytestmark = pytest.mark.slow
+SHORT = {"kinds": ("retrieval", "induction"), "lengths": (300,)}
 TOP_FIVE = {Head(18, 6), Head(17, 3), Head(17, 4), Head(18, 7), Head(23, 2)}
+
+
+@pytest.fixture(scope="module")
+def short_folder(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs") / "short"
+
+
+@pytest.fixture(scope="module")
+def short_run(llama, short_folder) -> Heads:
+    """Six needles in 300 tokens and the induction scores of the packaged model."""
+    calls = []
+    found = heads.run(llama, **SHORT, out=short_folder, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(done, 7) for done in range(1, 8)]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +63,7 @@ def test_six_needles_find_the_known_heads_of_smollm(measured):
     assert found.accuracy()["value"] == 1.0
     assert 0.04 < len(found.retrieval_heads()) / found.n_heads < 0.1
     assert float((found.score == 0).double().mean()) > 0.5  # most heads copy nothing
-    assert Head(18, 6) in found.always_active()
+    assert found.to_df().set_index("name")["active_share"]["L18H6"] == 1
 
 
 def test_some_heads_copy_digits_only(measured):
@@ -77,6 +97,24 @@ def test_the_result_survives_its_folder(measured):
     pages = {page.stem for page in (folder / "retrieval" / "figures").glob("*.html")}
     assert pages == {"heads", "curve", "accuracy", "families"}
     json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_the_packaged_models_retrieval_heads_are_mostly_induction_heads(short_run):
+    table = short_run.catalogue
+    pair = table.correlation("retrieval", "induction")
+    assert pair is not None and 0.85 < pair["pearson"] < 1 and pair["low"] > 0.7
+    assert table.summary()[0].endswith("the retrieval heads are mostly induction heads.")
+    assert table.top("retrieval", 1) == table.top("induction", 1) == [Head(18, 6)]
+    assert {finding.name: finding.verdict for finding in short_run.findings()}["induction"] == "holds"
+
+
+def test_the_estimate_is_of_the_right_order(llama, short_run):
+    """Within five times: the machine may be busier in one of the two measurements."""
+    asked = Questions(haystack=language_reference(), lengths=(300,), depths=(10, 50, 90))
+    estimate = cost(llama, measure(llama), questions=asked, kinds=("induction",))
+    assert estimate.seconds / 5 < short_run.manifest.measuring < estimate.seconds * 5
+    assert short_run.manifest.passes is not None and estimate.passes is not None
+    assert estimate.passes / 5 < short_run.manifest.passes < estimate.passes * 5
 
 
 def test_a_finished_run_is_read_not_repeated(short_run, short_folder, llama):

@@ -1,4 +1,4 @@
-"""Sink scores: hand-written masses, eager maps, and the packaged model's known layers."""
+"""Sink scores: hand-written masses and eager maps; test_catalogue.py knows the packaged model's layers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import torch
 
 from probe import UsageError
 from probe.analyses.heads import sink_scores
-from probe.analyses.heads.sink_scores import SinkScores, sink_score
+from probe.analyses.heads.sink_scores import sink_score
 from probe.analyses.texts.haystacks import Haystack
 from probe.models import Model
-from probe.tokens import ids_hash
 
 
 def test_the_first_query_is_left_out():
@@ -33,44 +32,27 @@ def test_scores_equal_the_eager_maps(llama: Model):
     prose = Haystack(
         "lines", "\n\n".join(f"In the year {year} the harbour froze over again." for year in range(1700, 1760))
     )
-    found = sink_scores.run(llama, samples=2, length=20, haystack=prose)
-    assert found.texts["character"].tolist() == [0, prose.text.index("In the year 1730")]
-    assert found.texts["haystack"].tolist() == ["lines"] * 2
+    found = sink_scores.measure(llama, samples=2, length=20, haystack=prose)
     former = str(llama.hf.config._attn_implementation)
     llama.hf.set_attn_implementation("eager")
     try:
-        for row, start in enumerate(found.texts["character"]):
+        for row, start in enumerate([0, prose.text.index("In the year 1730")]):
             ids = llama.tokens(prose.text[start:]).ids[None, :20]
             with torch.no_grad():
                 maps = torch.cat(llama.hf(input_ids=ids, output_attentions=True, use_cache=False).attentions)
-            torch.testing.assert_close(found.per_sample[row], maps[..., 1:, 0].mean(-1), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(found.data["sink"][row], maps[..., 1:, 0].mean(-1), rtol=1e-4, atol=1e-5)
     finally:
         llama.hf.set_attn_implementation(former)
 
 
 def test_mistakes_are_one_line(llama: Model):
     with pytest.raises(UsageError, match="expected at least 1 text of 2 tokens, got samples=0"):
-        sink_scores.run(llama, samples=0)
+        sink_scores.measure(llama, samples=0)
     with pytest.raises(UsageError, match="expected a haystack of at least 2 tokens, got word with 1"):
-        sink_scores.run(llama, samples=1, haystack=Haystack("word", "Word"))
+        sink_scores.measure(llama, samples=1, haystack=Haystack("word", "Word"))
 
 
 def test_a_short_haystack_is_used_whole(llama: Model):
     prose = Haystack("short", "The ferry leaves at noon.")
-    found = sink_scores.run(llama, samples=1, haystack=prose)
-    assert found.texts["tokens"].tolist() == [len(llama.tokens(prose.text))]
-    assert [ids_hash(row) for row in found.ids] == [llama.tokens(prose.text).hash]
-
-
-@pytest.fixture(scope="module")
-def found(llama: Model) -> SinkScores:
-    return sink_scores.run(llama)
-
-
-def test_the_first_token_takes_a_third_of_the_attention(found: SinkScores):
-    assert 0.30 < found.score.mean() < 0.35
-    by_layer = found.per_sample.mean((0, 2))
-    assert by_layer[:3].max() <= 0.07
-    assert 0.09 <= by_layer[3:10].min() and by_layer[3:10].max() <= 0.22
-    assert by_layer[10:12].max() <= 0.04  # the first sink regime ends, the second has not begun
-    assert 0.25 <= by_layer[12:29].min() and by_layer[12:29].max() <= 0.68
+    found = sink_scores.measure(llama, samples=1, haystack=prose)
+    assert [prompt.hash for prompt in found.prompts] == [llama.tokens(prose.text).hash]

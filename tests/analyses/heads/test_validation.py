@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 import torch
 
+from probe.analyses.heads import validation_samples
 from probe.analyses.heads.needle_runs import Reader
 from probe.analyses.heads.pruning_conditions import Condition, Conditions
-from probe.analyses.heads.validation import Validation, _details, _summary, ranking, validate
+from probe.analyses.heads.validation import Validation, _details, _summary, ranking, validation
 from probe.analyses.heads.validation_samples import Check, held_out
 from probe.analyses.texts.closed_book import FACTS, Fact
+from probe.analyses.texts.haystacks import language_reference
 from probe.errors import UsageError
 from probe.frame.analysis import Facts
 from probe.frame.tables import Table
@@ -21,18 +25,22 @@ TOP_TEN = [
     Head(18, 6), Head(18, 7), Head(17, 3), Head(17, 4), Head(23, 2), Head(20, 6), Head(21, 8), Head(23, 7), Head(22, 7),
     Head(24, 4),
 ]  # fmt: skip
-SMALL = {
-    "ks": (5, 10), "fills": ("zero",), "lengths": (300,), "depths": (20, 50, 80), "passages": 3, "passage_tokens": 96,
-}  # fmt: skip
+QUESTIONS = held_out(language_reference(), lengths=(300,), depths=(20, 50, 80))
+
+
+def check_of(ranked, **changes) -> Check:
+    """A validation of six held-out needles, ten facts and three passages under seven prunings."""
+    conditions = Conditions(tuple(ranked), **{"ks": (5, 10), "fills": ("zero",), "seed": 1, **changes})
+    return Check(questions=QUESTIONS, conditions=conditions, phase="decode", passages=3, passage_tokens=96)
 
 
 @pytest.fixture(scope="module")
 def checked(llama):
-    """Six held-out needles, twenty facts and three passages under seven prunings."""
-    calls = []
-    found = validate(llama, TOP_TEN, **SMALL, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(done, 29) for done in range(1, 30)]
-    return found
+    check, reader = check_of(ranking(TOP_TEN, Facts.of(llama))), Reader(QUESTIONS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(validation_samples, "FACTS", FACTS[:10])
+        records = [check.measure(llama, reader, name).data for name in check.samples()]
+    return validation(records, check.conditions, "decode", MANIFEST)
 
 
 def test_an_answer_must_be_a_whole_word():
@@ -65,7 +73,7 @@ def test_without_them_it_goes_on_answering_from_its_weights(checked):
 def test_details_say_what_was_pruned_and_written(checked):
     found = checked
     details = found.details
-    assert len(details) == (6 + 20 + 3) * 7
+    assert len(details) == (6 + 10 + 3) * 7
     top = details[(details["group"] == "top") & (details["k"] == 10)]
     assert set(top["heads"]) == {" ".join(map(str, TOP_TEN))}
     random = details[(details["group"] == "random") & (details["k"] == 10) & (details["task"] == "needles")]
@@ -85,11 +93,9 @@ def test_the_claims_of_the_paper_hold(checked):
 @pytest.mark.slow
 def test_a_sample_does_not_depend_on_those_before_it_and_the_result_survives_its_folder(checked, llama, tmp_path):
     assert Result.load(checked.save(tmp_path)) == checked
-    asked = held_out(lengths=(300,), depths=(20, 50, 80))
-    conditions = Conditions(ranking(TOP_TEN, Facts.of(llama)), (5, 10), ("zero",), seed=1)
-    check = Check(questions=asked, conditions=conditions, phase="decode", passages=3, passage_tokens=96)
+    check = check_of(ranking(TOP_TEN, Facts.of(llama)))
     for name in ("needle 5", "fact 3", "passage 2"):
-        measured = check.measure(llama, Reader(asked), name)
+        measured = check.measure(llama, Reader(QUESTIONS), name)
         rows = checked.details[checked.details["sample"] == name]
         assert measured.data["values"] == rows["value"].tolist()
         assert measured.data["generated"] == rows["generated"].tolist()
@@ -139,23 +145,22 @@ def test_the_rise_of_a_loss_is_paired():
     assert _summary("prose", RANDOM, details, seed=0)["rise"] == 0.0
 
 
-def test_wrong_options_are_refused_before_anything_runs(llama):
-    for changes, message in (
-        ({"ks": (5, 200)}, "needs the same number of others"),
-        ({"phase": "prefill"}, "--phase"),
-        ({"fills": ("mean",)}, "--fill"),
-        ({"batch_size": 0}, "batch_size"),
-        ({"lengths": (9000,)}, "--lengths 9000"),
-    ):
+def test_wrong_options_are_refused_before_anything_runs():
+    ranked = [Head(layer, head) for layer in range(4) for head in range(8)]
+    for changes, message in (({"ks": (5, 20)}, "needs the same number of others"), ({"fills": ("mean",)}, "--fill")):
         with pytest.raises(UsageError, match=message):
-            validate(llama, TOP_TEN, **{**SMALL, **changes})
+            check_of(ranked, **changes)
+    for changes, message in (({"phase": "prefill"}, "--phase"), ({"batch_size": 0}, "batch_size")):
+        with pytest.raises(UsageError, match=message):
+            replace(check_of(ranked), **changes)
 
 
-def test_scores_of_another_model_are_refused(llama):
+def test_scores_of_another_model_are_refused():
+    facts = Facts(name="llama", n_layers=30, n_heads=9)
     with pytest.raises(UsageError, match=r"30 layers x 9 heads of llama, got \[12, 12\]"):
-        validate(llama, torch.rand(12, 12))
+        ranking(torch.rand(12, 12), facts)
     with pytest.raises(UsageError, match="got L40H0"):
-        validate(llama, [Head(40, 0)])
+        ranking([Head(40, 0)], facts)
 
 
 def cells(table: Table) -> list[list[str]]:

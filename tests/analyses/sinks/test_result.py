@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
 from probe.analyses import sinks
-from probe.analyses.heads import sink_scores
 from probe.analyses.sinks import passes as sink_runs
 from probe.analyses.sinks.passes import CONTROL, MEAN, NONE, ONLY, RANDOM, ZERO
 from probe.analyses.sinks.result import Sinks
@@ -19,6 +17,7 @@ from probe.analyses.sinks.statistics import row_counts
 from probe.analyses.sinks.texts import TEXTS
 from probe.models import Model
 
+pytestmark = pytest.mark.slow
 SHORT = Settings(prose=TEXTS[:2], max_tokens=150, randoms=1)
 
 
@@ -136,26 +135,6 @@ def test_saved_and_shown_again(llama: Model, found: Sinks, folder, monkeypatch):
     assert sinks.run(llama, SHORT, out=folder) == found
     assert {path.stem for path in (folder / "figures").glob("*.html")} == {"sinks", "profile", "tokens", "causes"}
     assert json.loads(json.dumps(found.to_dict()))["dims"] == list(found.dims)
-
-
-def test_a_broken_run_continues_to_the_same_numbers(llama: Model, found: Sinks, folder, tmp_path, monkeypatch):
-    lines = (folder / "units.jsonl").read_bytes().splitlines(keepends=True)
-    shutil.copy(folder / "config.json", tmp_path)
-    (tmp_path / "units.jsonl").write_bytes(b"".join(lines[:3]))
-    monkeypatch.setattr(sink_runs, "measure", None)  # three of four passes are kept: only the last is run
-    calls = []
-    again = sinks.run(llama, SHORT, out=tmp_path, progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(4, 4)] and again.differences(found) == []
-
-
-def test_the_scores_agree_with_those_of_probe_heads(llama: Model):
-    tokens = llama.tokens(TEXTS[0].text[:200])
-    observer = sink_runs.SinkObserver()
-    sink_runs._loss(llama, tokens, observer)
-    with llama.recording(("mass",), sets={"first": [0]}) as recording:
-        llama.prefill(tokens.ids)
-    expected = sink_scores.sink_score(recording.stats().mass[..., 0])[0]
-    torch.testing.assert_close(observer.first_mass(), expected, rtol=1e-4, atol=1e-6)
 
 
 def test_a_window_lowers_what_even_attention_gives(found: Sinks):

@@ -50,7 +50,7 @@ def test_a_byte_order_mark_is_no_text(tmp_path, mark):
     "line, words",
     [
         ('{"text": "a"', "line 2: not valid JSON (Expecting"),
-        ("[1]", 'line 2: expected an object with "text" or "messages", got [1]'),
+        ("[1]", "line 2: expected a JSON object, got [1]"),
         ('{"body": "a"}', 'line 2: missing "text" and "messages"; each line needs one of them'),
         ('{"text": "a", "messages": []}', 'line 2: has both "text" and "messages"; each line needs one of them'),
         ('{"text": 3}', 'line 2: "text" must be a string, got 3'),

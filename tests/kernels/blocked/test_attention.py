@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from probe.kernels import reference
 from probe.kernels.blocked import attention as blocked
 from probe.kernels.contract import Mask, Request
-from tests.kernels.cases import cases, everything, thorough
+from tests.kernels.cases import cases, everything, scored, thorough
 
 # with one of these budgets (bytes of scores), blocks have one row, a few, or all; one KV head or several texts
 BUDGETS = [4, 600, 3000, 20_000, None]
 
 
 def both(query, key, value, *, budget=None, **options):
-    options = {"mask": Mask(), "scale": 0.35, "softcap": None, "sinks": None, "request": Request()} | options
+    options = scored(**options)
     return (
         blocked.attend(query, key, value, budget=budget, **options),
         reference.attend(query, key, value, **options),
@@ -31,7 +31,7 @@ def both(query, key, value, *, budget=None, **options):
 
 
 @given(case=cases(), budget=st.sampled_from(BUDGETS))
-@settings(thorough, max_examples=300)
+@settings(thorough, max_examples=120)
 def test_equals_the_reference(poisoned_empty, sample, same_statistics, case, budget):
     tensors = sample(**case.pop("tensors"))
     (output, found), (expected, exact) = both(*tensors, budget=budget, **case)
@@ -134,7 +134,7 @@ def test_no_map_is_ever_made(sample, largest, mask, request_, value_dim, most):
     """A map has 4 x 1200 x 1200 elements, the budget is 100,000 and the output 38,400."""
     tensors = sample(kv_heads=2, group=2, queries=1200, keys=1200, value_dim=value_dim)
     with torch.no_grad(), largest() as seen:
-        blocked.attend(*tensors, mask=mask, scale=0.35, softcap=None, sinks=None, request=request_, budget=400_000)
+        blocked.attend(*tensors, budget=400_000, **scored(mask, request=request_))
     assert 0 < seen.elements <= most
 
 
@@ -153,7 +153,7 @@ def test_inputs_laid_out_as_models_do(sample, same_statistics):
 
 def test_a_repeated_call_gives_the_same_numbers(sample):
     tensors = sample(kv_heads=3, group=3, queries=200, keys=200, width=64)
-    options = {"mask": Mask(), "scale": 0.35, "softcap": None, "sinks": None, "request": everything(200)}
+    options = scored(request=everything(200))
     one = blocked.attend(*tensors, **options)
     other = blocked.attend(*tensors, **options)
     assert torch.equal(one[0], other[0])

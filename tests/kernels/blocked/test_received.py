@@ -8,7 +8,8 @@ import torch
 from probe.kernels.band import counted_queries, queries_in_band
 from probe.kernels.blocked.received import Received
 from probe.kernels.blocks import Block
-from probe.kernels.contract import Band, Mask
+from probe.kernels.contract import Band, Mask, Scoring
+from probe.kernels.sweep import Sweep
 
 BANDS = [
     Band(),
@@ -46,7 +47,8 @@ def test_queries_in_band_by_loops(band, mask):
 def test_sums_by_the_whole_map(band, mask):
     """Blocks of 5 rows and of changing columns; weights everywhere, ahead of the query too."""
     p = torch.rand(2, 1, 3, 23, 31, generator=torch.Generator().manual_seed(0))
-    received = Received((2, 1, 3), 23, 31, mask, band, dtype=torch.float32, device=torch.device("cpu"))
+    sweep = Sweep(torch.zeros(2, 3, 23, 8), torch.zeros(2, 1, 31, 8), Scoring(mask, 1.0))
+    received = Received(sweep, band)
     for start in range(0, 23, 5):
         rows = slice(start, min(start + 5, 23))
         for cols in (slice(0, start), slice(start, 31)):
@@ -63,8 +65,8 @@ def test_whole_pieces_need_no_mask():
     block = Block(slice(0, 1), slice(0, 1), slice(40, 48), slice(0, 48))
 
     def pieces(band: Band):
-        lead, device = (1, 1, 1), torch.device("cpu")
-        return Received(lead, 64, 64, Mask(), band, dtype=torch.float32, device=device).pieces(block)
+        text = torch.zeros(1, 1, 64, 8)
+        return Received(Sweep(text, text, Scoring(Mask(), 1.0)), band).pieces(block)
 
     assert pieces(Band()) == [(slice(0, 48), True)]
     assert pieces(Band(lo=10, hi=30)) == [(slice(10, 17), False), (slice(17, 31), True), (slice(31, 38), False)]

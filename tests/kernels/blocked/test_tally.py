@@ -14,7 +14,8 @@ import torch
 from probe.kernels.blocked.tally import Columns, Tally, product
 from probe.kernels.blocked.top import top_columns
 from probe.kernels.blocks import Block
-from probe.kernels.contract import Mask, Request
+from probe.kernels.contract import Mask, Request, Scoring
+from probe.kernels.sweep import Sweep
 
 
 def take(tally: Tally, block: Block, p: torch.Tensor, v: torch.Tensor, *, shift: float = 0.0):
@@ -35,7 +36,7 @@ def test_row_statistics_of_weights_by_hand(ahead, window):
     request = Request(entropy=True, distance=True, windowed_distance=window, top=2, sets=sets, partial=True)
     mask = Mask(first_query=3 + ahead, first_key=ahead)
     rows = [[0.5, 0.0, 0.25, 0.25], [0.0, 0.0, 0.0, 1.0], [0.125, 0.5, 0.125, 0.125, 0.125], [0.5, 0.0, 0.0, 0.5, 0.0]]
-    tally = Tally(query, key, value, mask, request, torch.float32)
+    tally = Tally(Sweep(query, key, Scoring(mask, 1.0)), value, request)
     for start, cols in ((0, slice(0, 4)), (2, slice(2, 7))):
         p = torch.tensor(rows[start : start + 2]).expand(1, 1, 2, -1, -1).contiguous()
         block = Block(slice(0, 1), slice(0, 1), slice(start, start + 2), cols)
@@ -61,7 +62,7 @@ def test_row_statistics_of_weights_by_hand(ahead, window):
 def test_a_block_without_keys_and_blind_rows():
     query, key = torch.zeros(1, 1, 3, 1), torch.zeros(1, 1, 2, 1)
     request = Request(lse=True, entropy=True, top=1, sets=torch.ones(1, 1, 1, 2, dtype=torch.bool), partial=True)
-    tally = Tally(query, key, key, Mask(), request, torch.float32)
+    tally = Tally(Sweep(query, key, Scoring(Mask(), 1.0)), key, request)
     tally.skip(Block(slice(0, 1), slice(0, 1), slice(0, 3), slice(0, 0)))
     lse = torch.full((1, 1, 3), -math.inf)
     found = tally.finish(lse, lse.isneginf())

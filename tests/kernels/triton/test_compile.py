@@ -12,9 +12,9 @@ import pytest
 
 pytest.importorskip("triton")
 
-from probe.benchmarks.artefacts.build import Artefact, compiled
-from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
-from probe.benchmarks.artefacts.table import table, versions
+from tests.kernels.triton.artefacts.build import Artefact, compiled
+from tests.kernels.triton.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
+from tests.kernels.triton.artefacts.table import table, versions
 
 PAGE = Path(__file__).parents[3] / "docs" / "kernels.md"
 
@@ -29,9 +29,9 @@ each_device = pytest.mark.parametrize("capability", CAPABILITIES)
 
 
 @pytest.fixture(scope="module")
-def artefacts(tmp_path_factory) -> list[Artefact]:
-    """Artefacts of all cases, compiled once."""
-    return compiled(str(tmp_path_factory.mktemp("triton")))
+def artefacts() -> list[Artefact]:
+    """Artefacts of all cases; what Triton's cache holds for these sources is not compiled again."""
+    return compiled()
 
 
 @pytest.fixture(scope="module")

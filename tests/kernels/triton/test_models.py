@@ -14,7 +14,7 @@ from tests.probe.architectures import VOCAB, build
 
 pytest.importorskip("triton")
 
-PREFILL, STEPS = 64, 3
+PREFILL, STEPS = 40, 2
 
 
 def run(hf, ids, implementation: str):

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from probe.kernels import reference
-from probe.kernels.contract import Mask, Request
+from probe.kernels.contract import Mask, Request, Scoring
 from probe.kernels.triton.tile import tile
 
 pytest.importorskip("triton")
@@ -46,9 +46,10 @@ def cases(draw):
     }
 
 
+@pytest.mark.slow
 @given(case=cases())
 @settings(
-    max_examples=40,
+    max_examples=25,
     deadline=None,
     derandomize=True,
     database=None,
@@ -57,7 +58,7 @@ def cases(draw):
 def test_equals_the_reference(poisoned_empty, sample, case):
     tensors = {name: case.pop(name) for name in ("seed", "dtype", "width")}
     query, key, value = sample(batch=2, kv_heads=1, group=2, queries=70, keys=90, **tensors)
-    options = {"mask": case["mask"], "scale": 0.35, "softcap": case["softcap"]}
+    options = {"scoring": Scoring(case["mask"], 0.35, case["softcap"])}
     _, exact = reference.attend(query, key, value, sinks=None, request=Request(lse=True), **options)
     lse = exact.lse.float()
     found = tile(query, key, lse, rows=case["rows"], cols=case["cols"], block=(16, 32), **options)
@@ -68,7 +69,7 @@ def test_equals_the_reference(poisoned_empty, sample, case):
 def test_lse_of_any_layout_and_precision(sample):
     """An lse that a capture kept in float64, of heads that lie apart."""
     query, key, value = sample(kv_heads=2, queries=40, keys=40)
-    options = {"mask": Mask(), "scale": 0.35, "softcap": None}
+    options = {"scoring": Scoring(Mask(), 0.35)}
     _, exact = reference.attend(query, key, value, sinks=None, request=Request(lse=True), **options)
     apart = exact.lse.transpose(1, 2).contiguous().transpose(1, 2)
     found = tile(query, key, apart, rows=range(40), cols=range(40), block=(16, 16), **options)
@@ -78,7 +79,7 @@ def test_lse_of_any_layout_and_precision(sample):
 
 def test_a_learned_sink_is_in_the_lse(sample):
     query, key, value = sample(kv_heads=1, group=2, queries=20, keys=20)
-    options = {"mask": Mask(), "scale": 0.35, "softcap": None}
+    options = {"scoring": Scoring(Mask(), 0.35)}
     sinks = torch.tensor([0.5, 2.0])
     _, exact = reference.attend(query, key, value, sinks=sinks, request=Request(lse=True), **options)
     found = tile(query, key, exact.lse.float(), rows=range(20), cols=range(20), block=(16, 16), **options)

@@ -18,8 +18,8 @@ from transformers.masking_utils import (
 from probe import Head, ProbeError, PruneHeads, Request
 from probe.engine.attention import engaged, probe_mask
 from probe.engine.recording import Recording
+from probe.kernels.blocks import visible_pairs
 from probe.kernels.contract import Mask
-from probe.kernels.reference import visible_pairs
 from tests.probe.architectures import VOCAB, WINDOW, build
 
 pytestmark = pytest.mark.usefixtures("no_grad")
@@ -49,7 +49,7 @@ def ids(length: int = 16, seed: int = 0, batch: int = 1) -> Tensor:
 
 
 def visible(mask: Mask, queries: int, keys: int) -> Tensor:
-    return visible_pairs(queries, keys, mask, torch.device("cpu"))
+    return visible_pairs(slice(0, queries), slice(0, keys), mask, torch.device("cpu"))
 
 
 def test_causal_and_window_masks_stay_symbolic():

@@ -104,6 +104,15 @@ def test_settings_that_add_units_re_enter_a_finished_run(model, tmp_path, ran):
     assert run(model, out=tmp_path) == alone and ran == []  # all there is needed has a record
 
 
+def test_a_saved_result_that_is_not_current_is_made_again_from_its_records(model, tmp_path, ran, monkeypatch):
+    found, made, reduce = run(model, out=tmp_path), [], TinyAnalysis.reduce
+    ran.clear()
+    monkeypatch.setattr(TinyAnalysis, "reduce", lambda *given: made.append(given) or reduce(*given))
+    for current, times in ((True, 0), (False, 1)):
+        monkeypatch.setattr(TinyAnalysis, "is_current", lambda analysis, result, current=current: current)
+        assert run(model, out=tmp_path) == found and len(made) == times and ran == []
+
+
 def test_other_settings_models_and_inputs_are_refused_by_name(model, tmp_path):
     file, other = tmp_path / "file", tmp_path / "other"
     file.write_text("one")

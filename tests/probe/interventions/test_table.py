@@ -14,7 +14,7 @@ import torch
 import probe.interventions
 from probe import Head
 from probe.interventions import Blend, CalibrateSinks, HeadOutputs, Intervention
-from probe.interventions.table import TABLE, Needs, intervention_of
+from probe.interventions.table import TABLE, Needs
 
 HEADS = [Head(0, 1), Head(1, 2)]
 OUTPUTS = HeadOutputs({layer: torch.zeros(1, 4, 5, 12) for layer in (0, 1)})
@@ -34,15 +34,15 @@ EXAMPLES = {
 
 
 def test_every_public_intervention_is_in_the_table():
-    public = {getattr(probe.interventions, name) for name in probe.interventions.__all__}
+    public = {getattr(probe.interventions, name) for name in dir(probe.interventions)}
     kinds = {kind for kind in public if isinstance(kind, type) and issubclass(kind, Intervention)}
-    assert {intervention_of(name) for name in TABLE} == kinds - {Intervention}
+    assert {TABLE[name].load() for name in TABLE} == kinds - {Intervention}
     assert EXAMPLES.keys() == TABLE.keys()
 
 
 @pytest.mark.parametrize("name", TABLE)
 def test_it_is_a_frozen_dataclass_whose_every_field_is_documented(name):
-    kind, entry = intervention_of(name), TABLE[name]
+    kind, entry = TABLE[name].load(), TABLE[name]
     made = kind(**EXAMPLES[name])
     assert [field.name for field in dataclasses.fields(kind)] == list(entry.settings)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -55,7 +55,7 @@ def test_it_is_a_frozen_dataclass_whose_every_field_is_documented(name):
 @pytest.mark.parametrize("name", TABLE)
 def test_it_needs_what_its_steps_change(name):
     """Operands, pattern and outputs are what `before`, `repattern` and `after` are overridden for."""
-    made = intervention_of(name)(**EXAMPLES[name])
+    made = TABLE[name].load()(**EXAMPLES[name])
     acting = [made, made.running()] + ([made.edit, made.edit.running()] if isinstance(made, Blend) else [])
     steps = {"before": Needs.OPERANDS, "repattern": Needs.PATTERN, "after": Needs.OUTPUTS}
     changed = {
@@ -69,8 +69,8 @@ def test_it_needs_what_its_steps_change(name):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_it_describes_itself_as_json_by_its_fields(name):
-    described = intervention_of(name)(**EXAMPLES[name]).describe()
-    assert described["intervention"] == intervention_of(name).__name__
+    described = TABLE[name].load()(**EXAMPLES[name]).describe()
+    assert described["intervention"] == TABLE[name].load().__name__
     assert list(described)[1:] == list(TABLE[name].settings)
     assert json.loads(json.dumps(described, allow_nan=False)) == described
     if "heads" in described:

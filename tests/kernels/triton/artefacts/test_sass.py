@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from probe.benchmarks.artefacts.sass import Instruction, loops, mix, parse
+from tests.kernels.triton.artefacts.sass import Instruction, loops, mix, parse
 
 LISTING = """
 .text.kernel:

@@ -2,23 +2,22 @@
 
 The launchers of `probe.kernels.triton` run as they are, on tensors without storage, under a driver that only names the
 device: each launch compiles its kernel down to machine code, and stops there. This needs TRITON_INTERPRET unset, hence
-a process of its own: `python -m probe.benchmarks.artefacts.build` prints one JSON object for each kernel.
+processes of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import patch
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -26,8 +25,8 @@ from triton.compiler import CompiledKernel
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, WIDTHS
-from probe.benchmarks.artefacts.sass import ASYNCHRONOUS, PACKED, loops, mix, parse
+from tests.kernels.triton.artefacts.cases import CAPABILITIES, CASES, WIDTHS
+from tests.kernels.triton.artefacts.sass import ASYNCHRONOUS, PACKED, loops, mix, parse
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
@@ -71,6 +70,8 @@ def compiling(capability: int) -> Iterator[list[Launch]]:
         named = {p.name: options[p.name] for p in self.params if p.is_constexpr and p.name in options}
         if not isinstance(compiled, CompiledKernel):
             raise RuntimeError(f"{self.__name__}: expected a compiled kernel, got {compiled!r}")
+        if tiles := named.pop("tiles", None):
+            named |= {name.upper(): value for name, value in tiles._asdict().items()}
         integers = {name: int(value) for name, value in named.items() if isinstance(value, int)}
         launches.append(Launch(self.__name__, integers, compiled))
         return compiled
@@ -123,7 +124,7 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
         file.write(launch.compiled.asm["cubin"])
         file.flush()
         usage = _run("cuobjdump", "--dump-resource-usage", file.name)
-        listing = _run("nvdisasm", "-c", file.name)
+        listing = _run("nvdisasm", "-c", "-ndf", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+) .*?LOCAL:(\d+)", usage)
     if found is None:
         raise RuntimeError(f"cuobjdump: expected a line with REG, STACK and LOCAL, got {usage!r}")
@@ -159,42 +160,22 @@ def artefacts(case: str, capability: int, width: int) -> list[Artefact]:
     return [read(launched, case=case, capability=capability, width=width) for launched in launches]
 
 
-def compiled(cache: str | None = None) -> list[Artefact]:
+def compiled() -> list[Artefact]:
     """Return the artefacts of all cases, from one process for each head size in which triton compiles.
 
-    cache: the folder of Triton's cache, None for the user's.
+    A kernel that is in Triton's cache, under a name made of its sources, is not compiled again.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    environment |= {"TRITON_DEFAULT_FP_FUSION": "1"} | ({} if cache is None else {"TRITON_CACHE_DIR": cache})
+    with (
+        patch.dict(os.environ, TRITON_DEFAULT_FP_FUSION="1"),
+        ProcessPoolExecutor(len(WIDTHS), get_context("spawn")) as pool,
+    ):
+        os.environ.pop("TRITON_INTERPRET", None)
+        return [artefact for found in pool.map(_of_width, WIDTHS) for artefact in found]
 
-    def build(width: int) -> list[Artefact]:
-        command = [sys.executable, "-m", "probe.benchmarks.artefacts.build", "--width", str(width)]
-        done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"the kernels for a head size of {width} do not compile: {done.stderr}")
-        return [Artefact(**json.loads(line)) for line in done.stdout.splitlines()]
 
-    with ThreadPoolExecutor(len(WIDTHS)) as pool:
-        return [artefact for found in pool.map(build, WIDTHS) for artefact in found]
+def _of_width(width: int) -> list[Artefact]:
+    return [found for capability in CAPABILITIES for case in CASES for found in artefacts(case, capability, width)]
 
 
 def _run(tool: str, *arguments: str) -> str:
     return subprocess.run([TOOLS / tool, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def main() -> None:
-    """Compile what the options name, and print one JSON object a line."""
-    parser = argparse.ArgumentParser(description="What the Triton kernels compile to, as JSON lines.")
-    parser.add_argument("--capability", type=int, nargs="+", default=CAPABILITIES, help="compute capabilities, as 90")
-    parser.add_argument("--width", type=int, nargs="+", default=WIDTHS, help="head sizes")
-    parser.add_argument("--case", nargs="+", choices=list(CASES), default=list(CASES))
-    options = parser.parse_args()
-    for capability in options.capability:
-        for width in options.width:
-            for case in options.case:
-                for artefact in artefacts(case, capability, width):
-                    print(json.dumps(asdict(artefact)), flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""The table of docs/kernels.md: `python -m probe.benchmarks.artefacts.table` compiles every kernel and prints it."""
+"""The table of docs/kernels.md: `python -m tests.kernels.triton.artefacts.table` compiles the kernels and prints it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import subprocess
 
 import triton
 
-from probe.benchmarks.artefacts.build import TOOLS, Artefact, compiled
-from probe.benchmarks.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
+from tests.kernels.triton.artefacts.build import TOOLS, Artefact, compiled
+from tests.kernels.triton.artefacts.cases import CAPABILITIES, CASES, DEVICES, WIDTHS
 
 
 def versions() -> str:

@@ -1,44 +1,19 @@
-"""OV circuits: what each head writes into the residual stream, per unit of attention, as a linear map of what it reads.
+"""Gains of the norms around each head's OV circuit, measured: a norm is followed by the tensor that it hands over.
 
 For a head h that reads the KV head g, value = x V_g and output = value O_h (row vectors, biases left out), so one key x
-attended to with weight p adds p x V_g O_h to the residual stream. `probe.engine.projections` measures the maps; where a
-module is not linear in its input (a gate, a normalised value), `error` says by how much.
-
-The gains of the norms around the circuit are measured in the same way: a norm is followed by the tensor that it hands
-over, not by its name.
+attended to with weight p adds p x V_g O_h to the residual stream. `probe.engine.projections` measures V and O. The
+norms stand before the values, in some models after the output, and before the unembedding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from probe.engine.projections import Projections, visit_projections
-
-if TYPE_CHECKING:
-    from probe.models import Model
-
-
-@dataclass(frozen=True, slots=True)
-class OVLayer:
-    """The OV maps of one layer, float32: value [kv_heads, hidden, value_dim], output [heads, value_dim, hidden].
-
-    error: how far the maps are from the module itself on random vectors, relative to the largest value there.
-    """
-
-    layer: int
-    value: Tensor
-    output: Tensor
-    error: float
-
-    def circuit(self, head: int) -> Tensor:
-        """Return [hidden, hidden]: x @ circuit is what `head` writes when it attends to the module's input x alone."""
-        group = head // (self.output.shape[0] // self.value.shape[0])
-        return self.value[group] @ self.output[head]
+from probe.models import Model
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +48,6 @@ class Norms:
         if self.final is not None:
             parts.append("the final norm")
         return f"gains of {' and '.join(parts)} folded in" if parts else "no norm gains found to fold in"
-
-
-def visit_circuits(model: Model, visit: Callable[[OVLayer], None]) -> None:
-    """Call `visit` with the OV maps of each layer in turn, so that a large model's are never all held at once.
-
-    `probe.engine.projections` says how they are measured.
-    """
-
-    def layer(maps: Projections) -> None:
-        visit(OVLayer(maps.layer, maps.value, maps.output, max(maps.value_error, maps.output_error)))
-
-    visit_projections(model.hf, model.seam, model.stream, layer)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from probe.kernels.contract import Band, Mask, Request
+from probe.kernels.contract import Band, Mask, Request, Scoring
 from probe.kernels.triton import columns, launch, pooled, tile
 from probe.kernels.triton.tiles import decode_tiles, forward_tiles
 
@@ -33,7 +33,7 @@ HEADS, KV_HEADS = 8, 2
 
 Case = Callable[[int, tuple[int, int]], object]
 
-SCORING = {"mask": Mask(), "scale": 0.125, "softcap": None}
+SCORING = Scoring(Mask(), 0.125)
 
 
 def tensors(width: int, queries: int = TOKENS) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,7 +58,7 @@ def forward(request: Request) -> Case:
         query, key, _ = tensors(width)
         sets = 0 if request.sets is None else request.sets.shape[2]
         tiles = forward_tiles(width, query.dtype, capability, sets=sets)
-        return launch.forward(query, key, key, sinks=None, request=request, tiles=tiles, **SCORING)
+        return launch.forward(query, key, key, sinks=None, request=request, tiles=tiles, scoring=SCORING)
 
     return case
 
@@ -66,40 +66,41 @@ def forward(request: Request) -> Case:
 def decode(width: int, capability: tuple[int, int]) -> object:
     """Launch one query against the cache, its keys split over programs, and the kernel that puts the parts together."""
     query, key, _ = tensors(width, queries=1)
-    tiles = replace(decode_tiles(4, width, query.dtype, capability), splits=8)
-    return launch.forward(query, key, key, sinks=None, request=ROWS, tiles=tiles, **SCORING)
+    tiles = decode_tiles(4, width, query.dtype, capability)._replace(splits=8)
+    return launch.forward(query, key, key, sinks=None, request=ROWS, tiles=tiles, scoring=SCORING)
 
 
 def top(width: int, capability: tuple[int, int]) -> object:
     """Launch the sweep for the eight largest weights."""
     query, key, lse = tensors(width)
-    return launch.top(query, key, lse[..., None], k=8, tiles=forward_tiles(width, query.dtype, capability), **SCORING)
+    tiles = forward_tiles(width, query.dtype, capability)
+    return launch.top(query, key, lse[..., None], k=8, tiles=tiles, scoring=SCORING)
 
 
 def partial(width: int, capability: tuple[int, int]) -> object:
     """Launch the partial sums of four key sets."""
     query, key, lse = tensors(width)
     tiles = forward_tiles(width, query.dtype, capability)
-    return launch.partial(query, key, key, lse, sets=key_sets(4), tiles=tiles, **SCORING)
+    return launch.partial(query, key, key, lse, key_sets(4), tiles=tiles, scoring=SCORING)
 
 
 def received(width: int, capability: tuple[int, int]) -> object:
     """Launch the column sweep and its edges."""
     query, key, lse = tensors(width)
     tiles = columns.column_tiles(width, query.dtype, capability)
-    return columns.received(query, key, lse, band=Band(), tiles=tiles, **SCORING)
+    return columns.received(query, key, lse, band=Band(), tiles=tiles, scoring=SCORING)
 
 
 def pooled_map(width: int, capability: tuple[int, int]) -> object:
     """Launch a pooled map of 512 x 512."""
     query, key, lse = tensors(width)
-    return pooled.pool(query, key, lse, shape=(512, 512), **SCORING)
+    return pooled.pool(query, key, lse, shape=(512, 512), scoring=SCORING)
 
 
 def exact_tile(width: int, capability: tuple[int, int]) -> object:
     """Launch a rectangle of weights."""
     query, key, lse = tensors(width)
-    return tile.tile(query, key, lse, rows=range(100, 612), cols=range(512), **SCORING)
+    return tile.tile(query, key, lse, rows=range(100, 612), cols=range(512), scoring=SCORING)
 
 
 CASES: dict[str, Case] = {
