@@ -5,7 +5,7 @@ VENV := .venv
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt Makefile | cksum | cut -d ' ' -f 1)
 PYTEST := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
 
-.PHONY: setup demo lint check test
+.PHONY: setup demo lint check test fast all
 .DELETE_ON_ERROR:
 
 setup: $(READY)
@@ -29,10 +29,16 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/pyright
 
-# What a contributor runs all day: everything that takes seconds.
-check: lint
+fast: setup
 	@$(PYTEST) -m "not slow"
 
-# What a change must pass.
-test: lint
+all: setup
 	@$(PYTEST)
+
+# What a contributor runs all day: everything that takes seconds. The linters run beside the tests.
+check: setup
+	@$(MAKE) --no-print-directory -j 2 lint fast
+
+# What a change must pass.
+test: setup
+	@$(MAKE) --no-print-directory -j 2 lint all

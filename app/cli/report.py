@@ -20,9 +20,7 @@ from probe.saving.results import Result
 number = written(".3g")
 
 
-def print_result(
-    found: Result, folder: Path, *, top: int | None = None, layers: Sequence[int] | None = None
-) -> None:
+def print_result(found: Result, folder: Path, *, top: int | None = None, layers: Sequence[int] | None = None) -> None:
     """Print the tables, the sentences, the claims with their verdicts, and where files and figures are."""
     for table in found.tables().values():
         print_table(table, top=top, layers=layers)
@@ -39,12 +37,10 @@ def print_result(
         click.echo()
     for name in found.exports():
         click.echo(f"table: {folder / name}")
-    for inside in (found, *found.parts().values()):
-        paths = figure_paths(inside, folder if inside is found else folder / _name_of(found, inside))
-        if paths:
-            first, *others = paths
-            beside = f", and beside it {', '.join(others)}" if others else ""
-            click.echo(f"figure: {paths[first]}{beside}")
+    for inside, place in ((found, folder), *((part, folder / name) for name, part in found.parts().items())):
+        if names := list(inside.figures()):
+            beside = f", and beside it {', '.join(names[1:])}" if names[1:] else ""
+            click.echo(f"figure: {figure_paths(inside, place)[names[0]]}{beside}")
 
 
 def print_table(table: Table, *, top: int | None = None, layers: Sequence[int] | None = None) -> None:
@@ -92,12 +88,7 @@ def document(found: Result, folder: Path, *, layers: Sequence[int] | None = None
 
 def figure_paths(found: Result, folder: Path) -> dict[str, str]:
     """Return the pages of a saved result by name, the main one first."""
-    pages = {name: folder / "figures" / f"{name}.html" for name in found.figures()}
-    return {name: str(page) for name, page in pages.items()}
-
-
-def _name_of(found: Result, inside: Result) -> str:
-    return next(name for name, part in found.parts().items() if part is inside)
+    return {name: str(folder / "figures" / f"{name}.html") for name in found.figures()}
 
 
 def _of_layers(rows: pd.DataFrame, layers: Sequence[int] | None) -> pd.DataFrame:

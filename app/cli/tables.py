@@ -29,13 +29,15 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     """Print a table without borders; the columns named in `right` are numbers."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", header_style="dim", overflow="fold")
     for row in rows:
         table.add_row(*row)
     out = console()
     with out.capture() as captured:
+        if title:  # inside the table it would be wrapped at the table's width
+            out.print(title, style="bold", markup=False, soft_wrap=True)
         out.print(table)
     import click
 

@@ -29,5 +29,17 @@ def with_first(output: Any, states: Any) -> Any:
     return (states, *output[1:]) if isinstance(output, tuple) else states
 
 
+def states_of(args: tuple, options: dict[str, Any]) -> Any:
+    """Return the hidden states that a module is called with."""
+    return options["hidden_states"] if "hidden_states" in options else first(args[0])
+
+
+def with_states(args: tuple, options: dict[str, Any], states: Any) -> tuple[tuple, dict[str, Any]]:
+    """Return the arguments of a module's call with other hidden states."""
+    if "hidden_states" in options:
+        return args, options | {"hidden_states": states}
+    return (states, *args[1:]), options
+
+
 class Stop(Exception):
     """A hook raises this to end the run of a layer early."""

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from probe.engine.attention import engaged, text_config
-from probe.engine.hooks import Stop, first, installed
+from probe.engine.hooks import Stop, first, installed, states_of, with_states
 from probe.engine.residual import ResidualStream
 from probe.engine.seam import Seam
 from probe.interventions.base import Intervention
@@ -67,9 +67,7 @@ def visit_projections(
     given = _Given(outputs.view(rows + 2, seam.heads, 1, seam.value_dim))
 
     def enter(_: nn.Module, args: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        if "hidden_states" in options:
-            return args, options | {"hidden_states": inputs[:, None].to(options["hidden_states"].device)}
-        return (inputs[:, None].to(args[0].device), *args[1:]), options
+        return with_states(args, options, inputs[:, None].to(states_of(args, options).device))
 
     def step(layer: int, forward: Callable[[Tensor], Any], entering: Tensor) -> Tensor:
         module = seam.modules[layer]

@@ -209,16 +209,14 @@ def _merge(name: str, pieces: list[_Piece]) -> Tensor | None:
         raise UsageError("a pooled map describes a single forward pass: leave 'pooled' out of a generation")
     width = max(piece.first_key + value.shape[-1] for piece, value in zip(pieces, values, strict=True))
 
-    def placed(value: Tensor, piece: _Piece, before: Tensor | None = None) -> Tensor:
-        after = value.new_zeros(*value.shape[:-1], width - piece.first_key - value.shape[-1])
-        if before is None:
-            before = value.new_zeros(*value.shape[:-1], piece.first_key)
-        return torch.cat([before.to(value), value, after], -1)
+    def placed(value: Tensor, piece: _Piece) -> Tensor:
+        return pad(value, (piece.first_key, width - piece.first_key - value.shape[-1]))
 
-    rows = [
-        placed(piece.statistics.received_rows, piece, piece.forgotten_rows)  # pyright: ignore[reportArgumentType]
-        for piece in pieces
-    ]
+    rows = []
+    for piece in pieces:
+        rows.append(placed(piece.statistics.received_rows, piece))  # pyright: ignore[reportArgumentType]
+        if piece.forgotten_rows is not None:
+            rows[-1][..., : piece.first_key] = piece.forgotten_rows
     total = torch.stack(rows).sum(0)
     if name == "received_rows":
         return total

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from probe.engine.attention import engaged, text_config
-from probe.engine.hooks import first, installed, with_first
+from probe.engine.hooks import first, installed, states_of, with_first, with_states
 from probe.errors import ProbeError, UsageError
 from probe.interventions.call import AttentionCall
 from probe.kernels.contract import Request, Statistics
@@ -59,30 +60,21 @@ class ResidualStream:
         """Call see(layer, block, stream [batch, tokens, hidden]) after each sub-block of every forward pass inside."""
         entering: dict[int, Tensor] = {}
 
-        def enter(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, options: dict) -> None:
-                entering[layer] = first(args[0] if args else options["hidden_states"])
+        def enter(layer: int, module: nn.Module, args: tuple, options: dict) -> None:
+            entering[layer] = states_of(args, options)
 
-            return hook
+        def attended(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+            see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
 
-        def attended(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
-
-            return hook
-
-        def left(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, self.blocks[-1], first(output))
-
-            return hook
+        def leave(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+            see(layer, self.blocks[-1], first(output))
 
         handles = []
         for index, layer in enumerate(self.layers):
-            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
+            handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
             if self.split:
-                handles.append(self._attention[index].register_forward_hook(attended(index)))
-            handles.append(layer.register_forward_hook(left(index)))
+                handles.append(self._attention[index].register_forward_hook(partial(attended, index)))
+            handles.append(layer.register_forward_hook(partial(leave, index)))
         with installed(*handles):
             yield
 
@@ -105,9 +97,7 @@ class ResidualStream:
         """Let `states(stream)` enter a layer instead of the stream [rows, tokens, hidden] that the model hands it."""
 
         def hook(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-            if args:
-                return (states(args[0]), *args[1:]), options
-            return args, options | {"hidden_states": states(options["hidden_states"])}
+            return with_states(args, options, states(states_of(args, options)))
 
         with installed(self.layers[layer].register_forward_pre_hook(hook, with_kwargs=True)):
             yield
@@ -176,31 +166,22 @@ class ResidualStream:
         entered: dict[int, Tensor] = {}
         left: dict[int, Tensor] = {}
 
-        def keep(into: list[tuple[nn.Module, Tensor]]) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                if isinstance(states := first(output), Tensor):
-                    into.append((module, states.detach().clone()))
+        def keep(index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            if isinstance(states := first(output), Tensor):
+                seen[index].append((module, states.detach().clone()))
 
-            return hook
+        def enter(index: int, module: nn.Module, args: tuple, options: dict) -> None:
+            entered[index] = states_of(args, options).detach().clone()
 
-        def enter(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, options: dict) -> None:
-                entered[index] = first(args[0] if args else options["hidden_states"]).detach().clone()
-
-            return hook
-
-        def leave(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                self._tuples[index] = isinstance(output, tuple)
-                left[index] = first(output).detach().clone()
-
-            return hook
+        def leave(index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            self._tuples[index] = isinstance(output, tuple)
+            left[index] = first(output).detach().clone()
 
         handles = []
         for index, layer in enumerate(self.layers):
-            handles += [child.register_forward_hook(keep(seen[index])) for child in layer.children()]
-            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
-            handles.append(layer.register_forward_hook(leave(index)))
+            handles += [child.register_forward_hook(partial(keep, index)) for child in layer.children()]
+            handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
+            handles.append(layer.register_forward_hook(partial(leave, index)))
         with installed(*handles):
             _short_pass(self._hf)
         return [_pair(seen[index], left[index] - entered[index]) for index in range(len(self.layers))]

@@ -18,8 +18,8 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 SCHEMA = 2
 """Version of the folder's form."""
 LINE = {"unit", "seconds", "record", "prompts"}
+MEMBER = b"\x1f\x8b\x08\x00"
+"""The first bytes of a gzip member as `gzip.compress` writes it."""
 
 
 def default_folder(command: str, model: str, config: Mapping[str, Any]) -> Path:
@@ -123,17 +125,14 @@ class RunFolder:
         self._lines.append(decode(line, other=unpack))
         return self._lines[-1]["record"]
 
-    def close(self) -> None:
+    def close(self, *error: object) -> None:
         """Let other processes enter."""
         self._lock.release()
 
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    __exit__ = close
 
     def _write(self, name: str, content: bytes) -> None:
         with open(self.path / name, "ab") as file:
@@ -196,22 +195,22 @@ def read_prompts(folder: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _cut_torn_member(path: Path) -> None:
-    """Cut off a half-written member at the end of a gzip file, which would hide all that is appended behind it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
+    """Cut off a half-written last member of a gzip file, which would hide what is appended behind it.
+
+    Raises ProbeError for any other damage: a member that contradicts itself, or a broken one with members behind it.
+    """
+    content = path.read_bytes() if path.exists() else b""
     whole = 0
     while whole < len(content):
-        member = zlib.decompressobj(wbits=31)
-        try:
+        member = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+        with suppress(zlib.error):
             member.decompress(content[whole:])
-        except zlib.error:
-            break
+            if not member.eof and MEMBER not in content[whole + 1 :]:
+                os.truncate(path, whole)
+                return
         if not member.eof:
-            break
+            raise ProbeError(f"{path} is damaged at byte {whole:,}; delete the folder and run again")
         whole = len(content) - len(member.unused_data)
-    if whole < len(content):
-        os.truncate(path, whole)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

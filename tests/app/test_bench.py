@@ -94,6 +94,7 @@ def test_other_options_need_another_folder(done, folder, capsys):
     assert "give another --out" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_is_measured_on_red(tmp_path, capsys):
     red = tmp_path / "test_red.py"
     red.write_text("def test_sums():\n    assert 1 + 1 == 3\n")
@@ -129,14 +130,3 @@ def test_sizes_are_decimal(text, size):
 def test_odd_sizes_are_refused(text):
     with pytest.raises(click.BadParameter, match="expected a size"):
         Bytes().convert(text, None, None)
-
-
-def test_help_imports_nothing_heavy():
-    code = (
-        "import sys\nfrom probe.app.cli import run\n"
-        "status = run(['bench', '--help'])\n"
-        "heavy = {'torch', 'pandas', 'plotly', 'transformers', 'numpy', 'rich'} & set(sys.modules)\n"
-        "assert status == 0 and not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "--memory-limit" in done.stdout, done.stderr

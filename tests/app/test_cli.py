@@ -14,7 +14,7 @@ import pytest
 from probe.app import cli
 from probe.app.cli.options import Layers, Numbers, shared
 from probe.app.cli.progress import bar, continuing
-from probe.app.cli.tables import duration, size
+from probe.app.cli.tables import duration, show, size
 from probe.errors import ProbeError, UsageError
 
 COMMAND = [sys.executable, "-m", "probe"]
@@ -202,6 +202,12 @@ def test_numbers_keep_their_kind():
     assert Numbers(float).convert("10,12.5", None, None) == (10.0, 12.5)
     with pytest.raises(click.BadParameter):
         Numbers(int).convert("1.5", None, None)
+
+
+def test_a_title_is_one_line_however_narrow_its_table(capsys):
+    title = "The five heads that copy the most [of 270], by their share of the answer's tokens"
+    show(["head", "n"], [["L0H1", "3"]], right=["n"], title=title)
+    assert capsys.readouterr().out == f"{title}\nhead  n\nL0H1  3\n"
 
 
 def test_progress_is_silent_off_the_terminal(capsys):

@@ -30,6 +30,7 @@ def plot() -> Plot:
     return Plot(figure, headline="The headline is not drawn")
 
 
+@pytest.mark.slow
 @browser
 def test_a_column_is_3_4_inches_wide_with_text_of_7_points_or_more(tmp_path):
     svg = plot().save(tmp_path / "deep" / "column.svg").read_text(encoding="utf-8")
@@ -50,6 +51,7 @@ def test_a_png_has_300_dots_an_inch(tmp_path):
     assert across == down == round(300 / 0.0254) and unit == 1
 
 
+@pytest.mark.slow
 @browser
 def test_a_pdf_has_its_size_in_points_and_its_text_as_text(tmp_path):
     content = plot().save(tmp_path / "column.pdf").read_bytes()

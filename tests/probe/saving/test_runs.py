@@ -105,6 +105,22 @@ def test_a_torn_member_of_the_prompts_is_cut_off_and_written_again(tmp_path, cut
     assert [prompt["hash"] for prompt in read_prompts(tmp_path)] == ["aa", "bb", "cc"]
 
 
+@pytest.mark.parametrize("damaged", ["first", "last"])
+@pytest.mark.parametrize("byte", range(0, 24, 3))
+def test_other_damage_of_the_prompts_is_an_error_not_a_loss(tmp_path, damaged, byte):
+    path = tmp_path / "prompts.jsonl.gz"
+    with RunFolder(tmp_path, CONFIG) as folder:
+        folder.append("a", 1, seconds=0, prompts=PROMPTS[:1])
+        start = path.stat().st_size if damaged == "last" else 0
+        folder.append("b", 2, seconds=0, prompts=PROMPTS[1:])
+    content = bytearray(path.read_bytes())
+    content[start + 10 + byte] ^= 0xFF  # behind the header, which has ten bytes
+    path.write_bytes(content)
+    with pytest.raises(ProbeError, match=rf"prompts\.jsonl\.gz is damaged at byte {start}; delete the folder"):
+        RunFolder(tmp_path, CONFIG)
+    assert path.read_bytes() == content
+
+
 def test_prompts_whose_unit_was_cut_off_are_read_once(tmp_path):
     """The prompts were whole on the disk and the unit's line was not: the unit keeps them again."""
     with RunFolder(tmp_path, CONFIG) as folder:
