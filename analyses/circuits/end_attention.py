@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -35,20 +36,13 @@ class EndAttention:
         """Return the weight of each role under one head."""
         return dict(zip(self.roles, self.mass[tuple(head)].tolist(), strict=True))
 
-    def favourite(self, head: Head | tuple[int, int], *, among: tuple[str, ...] | None = None) -> tuple[str, float]:
-        """Return the role with the largest weight under a head, and the weight; "elsewhere" is never returned."""
-        weights = self.of(head)
-        return max(((name, weights[name]) for name in (among or self.roles) if name != OTHER), key=lambda pair: pair[1])
-
     def to_df(self) -> pd.DataFrame:
         """Return one row for each head, with one column for each role."""
-        layers, heads, _ = self.mass.shape
-        index = [(layer, head) for layer in range(layers) for head in range(heads)]
-        rows = [
-            {"layer": layer, "head": head, "name": str(Head(layer, head))} | self.of((layer, head))
-            for layer, head in index
-        ]
-        return pd.DataFrame(rows)
+        layers, count, _ = self.mass.shape
+        heads = [Head(*place) for place in product(range(layers), range(count))]
+        return pd.DataFrame(
+            [{"layer": head.layer, "head": head.head, "name": str(head)} | self.of(head) for head in heads]
+        )
 
 
 @torch.no_grad()

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -53,7 +52,7 @@ class KnockOut(Intervention):
 
 
 class Bench:
-    """A model and its prompts, ready for knock-outs: `score(kept)` returns logit differences, whose mean is F(kept)."""
+    """A model and its prompts, ready for knock-outs: the mean of `score(heads)` is F(heads)."""
 
     def __init__(self, model: Model, pairs: Pairs, *, fill: str = "corrupted", batch: int = 20) -> None:
         if fill not in FILLS:
@@ -63,7 +62,7 @@ class Bench:
         self._size = len(pairs)
         self._fills = [self._filled(part) for _, part in self._parts]
         if fill == "mean":
-            self._fills = _group_means(self._fills, [part for _, part in self._parts])
+            _group_means(self._fills, [part for _, part in self._parts])
 
     def _filled(self, part: Pairs) -> dict[int, Tensor]:
         if self.fill == "zero":
@@ -71,10 +70,11 @@ class Bench:
         return dict(self.model.head_outputs(part.corrupted, padding=part.padding).z)
 
     @torch.no_grad()
-    def score(self, kept: Tensor | Iterable[Head]) -> Tensor:
-        """Return logit differences [prompts] with only the kept heads in place; a mask is [layers, heads]."""
-        if not isinstance(kept, Tensor):
-            kept = self.mask(kept)
+    def score(self, heads: Iterable[Head]) -> Tensor:
+        """Return logit differences [prompts] with only these heads in place."""
+        kept = torch.zeros(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
+        for head in heads:
+            kept[tuple(head)] = True
         found = torch.empty(self._size)
         for (rows, part), fill in zip(self._parts, self._fills, strict=True):
             with self.model.intervene(KnockOut(kept, fill)):
@@ -82,45 +82,21 @@ class Bench:
             found[rows] = part.logit_difference(logits).float().cpu()
         return found
 
-    def mask(self, heads: Iterable[Head]) -> Tensor:
-        """Return a mask [layers, heads] that is True at the heads."""
-        mask = torch.zeros(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
-        for head in heads:
-            mask[tuple(head)] = True
-        return mask
 
-    @property
-    def all(self) -> Tensor:
-        """Return the mask of every head."""
-        return torch.ones(self.model.n_layers, self.model.n_heads, dtype=torch.bool)
-
-
-def _group_means(fills: Sequence[Mapping[int, Tensor]], parts: Sequence[Pairs]) -> list[dict[int, Tensor]]:
-    """Return fills in which each prompt has the mean over its group and length, taken over all batches."""
+def _group_means(fills: Sequence[Mapping[int, Tensor]], parts: Sequence[Pairs]) -> None:
+    """Give each prompt, in place, the mean over its group and length, taken over all batches."""
     kinds = [
         (group, int(length))
         for part in parts
         for group, length in zip(part.groups or ("",) * len(part), _lengths(part), strict=True)
     ]
-    found: list[dict[int, Tensor]] = [{} for _ in parts]
-    sizes = [len(part) for part in parts]
     for layer in fills[0]:
-        sums: dict[tuple[str, int], Tensor] = {}
         rows = [z for fill in fills for z in fill[layer]]
-        for kind, z in zip(kinds, rows, strict=True):
-            own = z[:, -kind[1] :].double()
-            sums[kind] = sums[kind] + own if kind in sums else own
-        counts = {kind: kinds.count(kind) for kind in sums}
-        mean = {kind: (total / counts[kind]).float() for kind, total in sums.items()}
-        filled = []
-        for kind, z in zip(kinds, rows, strict=True):
-            row = z.clone()
-            row[:, -kind[1] :] = mean[kind].to(z)
-            filled.append(row)
-        left = iter(filled)
-        for part, size in enumerate(sizes):
-            found[part][layer] = torch.stack(list(islice(left, size)))
-    return found
+        for kind in set(kinds):
+            alike = [z[:, -kind[1] :] for z, other in zip(rows, kinds, strict=True) if other == kind]
+            mean = torch.stack(alike).double().mean(0)
+            for own in alike:
+                own.copy_(mean)
 
 
 def _lengths(part: Pairs) -> list[int]:

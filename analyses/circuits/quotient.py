@@ -10,6 +10,8 @@ from torch import Tensor
 from probe.frame.findings import Estimate
 
 Z = 1.96  # standard errors in half of a 95 % interval
+ANY_DRAW = ", from the lowest to the highest bound of any draw"
+"""The bounds of a control that was drawn several times (`of_draws`), for the words of a claim."""
 
 
 def divides(values: Tensor) -> bool:

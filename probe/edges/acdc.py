@@ -27,7 +27,7 @@ from torch import Tensor
 
 from probe.edges.graph import EdgeCircuit, Graph
 from probe.edges.patched import Patched
-from probe.edges.sides import batch_size
+from probe.edges.sides import batches
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
 from probe.patching.pairs import Pairs
@@ -89,8 +89,8 @@ def acdc(
         raise UsageError(f"metric must be 'kl' or 'difference', got {metric!r}")
     graph = wiring.graph
     kept = (EdgeCircuit.whole(graph) if within is None else within).kept.clone()
-    search = _Search(wiring, pairs, metric, batch)
-    current = search.begin(kept)
+    search = _Search(wiring, pairs, kept, metric, batch)
+    current = search.divergence(kept, start=0)
     groups = _groups(graph, unit, layers)
     for index, (rows, columns) in enumerate(groups):
         trial = kept.clone()
@@ -106,22 +106,13 @@ def acdc(
 
 
 class _Search:
-    """All prompts, ready for runs that begin at a layer. Divergences are means over prompts."""
+    """All prompts, ready for runs of circuits that begin at a layer; the search starts from `kept`."""
 
-    def __init__(self, wiring: Wiring, pairs: Pairs, metric: Metric, batch: int | None) -> None:
+    def __init__(self, wiring: Wiring, pairs: Pairs, kept: Tensor, metric: Metric, batch: int | None) -> None:
         self.metric, self.prompts, self.runs = metric, len(pairs), 0
-        size = batch or batch_size(wiring, pairs.clean.shape[1], copies=2)
-        self.parts = [Patched(wiring, part) for _, part in pairs.batches(size)]
-        self.exists = wiring.graph.exists
-        self.whole: list[Tensor] = []
-        self.changes: list[Tensor] = []
-
-    def begin(self, kept: Tensor) -> float:
-        """Return the divergence of the circuit that the search starts from."""
-        for part in self.parts:
-            self.whole.append(part.logits(self.exists))
-            self.changes.append(part.run(kept)[1])
-        return self.divergence(kept, start=0)
+        self.parts = [Patched(wiring, part) for _, part in batches(wiring, pairs, batch)]
+        self.whole = [part.logits(wiring.graph.exists) for part in self.parts]
+        self.changes = [part.run(kept)[1] for part in self.parts]
 
     def divergence(self, kept: Tensor, *, start: int) -> float:
         """Return the divergence of the circuit `kept` from the whole model, by runs that begin at layer `start`."""

@@ -24,22 +24,20 @@ runs backwards layer by layer through the model's modules, with one layer's grap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from probe.edges.graph import Graph, Sender
-from probe.edges.scores import EdgeScores
-from probe.edges.sides import Side, batch_size, side
+from probe.edges.graph import Graph
+from probe.edges.scores import EdgeScores, joined
+from probe.edges.sides import Side, batches, side
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
-from probe.heads import Head
 from probe.interventions.call import AttentionCall
-from probe.patching.nodes import MLP
 from probe.patching.pairs import Pairs
 from probe.patching.runs import Progress
 
@@ -48,11 +46,7 @@ Points = Literal["left", "midpoint", "right"]
 
 def eap(wiring: Wiring, pairs: Pairs, *, batch: int | None = None, progress: Progress | None = None) -> EdgeScores:
     """Return the EAP scores of all edges, in logits, from the gradient of the clean run. Options as in `eap_ig`."""
-
-    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
-        yield _Pass(clean.entering[0], slice(None))
-
-    return _scores(wiring, pairs, passes, 1, 1, "EAP", batch, progress)
+    return _scores(wiring, pairs, [1.0], "EAP", batch, progress)
 
 
 def eap_ig(
@@ -70,50 +64,8 @@ def eap_ig(
     once; None takes what fits in 1 GB of float32. progress: called with (runs done, runs planned). Raises UsageError
     for less than one step or unknown points.
     """
-    at = grid(steps, points)
-
-    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
-        for t in at:
-            yield _Pass(corrupted.entering[0] + t * (clean.entering[0] - corrupted.entering[0]), slice(None))
-
-    return _scores(wiring, pairs, passes, steps, steps, f"EAP-IG (inputs), {steps} steps, {points}", batch, progress)
-
-
-def eap_ig_activations(
-    wiring: Wiring,
-    pairs: Pairs,
-    senders: Sequence[Sender],
-    *,
-    steps: int = 5,
-    points: Points = "midpoint",
-    batch: int | None = None,
-    progress: Progress | None = None,
-) -> EdgeScores:
-    """Return the EAP-IG (activations) scores of the edges out of some senders, in logits.
-
-    The gradient is averaged over clean runs in which one sender writes corrupted + t (clean - corrupted). For many
-    steps, the scores of the edges out of a sender sum to the exact effect of patching its write. This costs `steps`
-    runs for every sender; the edges of other senders score 0. Options as in `eap_ig`. Raises UsageError for a sender
-    that the model does not have.
-    """
-    at, graph = grid(steps, points), wiring.graph
-    if missing := [sender for sender in senders if sender not in graph.senders]:
-        raise UsageError(f"{missing[0]} is no sender of this model, which has the embedding, heads and MLPs")
-    columns = [graph.senders.index(sender) for sender in dict.fromkeys(senders)]
-
-    def passes(clean: Side, corrupted: Side, changes: Tensor) -> Iterator[_Pass]:
-        embedding = clean.entering[0]
-        for column in columns:
-            change = changes[:, column].view_as(embedding)
-            for t in at:
-                own = (1 - t) * change
-                if column == 0:
-                    yield _Pass(embedding + own, slice(0, 1))
-                else:
-                    yield _Pass(embedding, slice(column, column + 1), own)
-
-    method = f"EAP-IG (activations) of {len(columns)} senders, {steps} steps, {points}"
-    return _scores(wiring, pairs, passes, len(columns) * steps, steps, method, batch, progress)
+    method = f"EAP-IG (inputs), {steps} steps, {points}"
+    return _scores(wiring, pairs, grid(steps, points), method, batch, progress)
 
 
 def grid(steps: int, points: Points) -> list[float]:
@@ -126,48 +78,27 @@ def grid(steps: int, points: Points) -> list[float]:
     return [(k + shift) / steps for k in range(steps)]
 
 
-@dataclass(frozen=True)
-class _Pass:
-    """One run whose gradients count for some senders.
-
-    embedding [prompts, tokens, hidden]: the stream that enters the first layer. columns: the senders. shift: added to
-    the write of the first of them, a head or an MLP; None adds nothing.
-    """
-
-    embedding: Tensor
-    columns: slice
-    shift: Tensor | None = None
-
-
 def _scores(
-    wiring: Wiring, pairs: Pairs, passes: Callable[[Side, Side, Tensor], Iterator[_Pass]], count: int, steps: int,
-    method: str, batch: int | None, progress: Progress | None,
-) -> EdgeScores:  # fmt: skip
-    """Return scores from `count` passes for each batch of pairs, `steps` of which are averaged for every sender."""
-    graph = wiring.graph
-    total = torch.zeros(graph.exists.shape, dtype=torch.float64)
-    squares = torch.zeros_like(total)
-    clean_ld, corrupted_ld = torch.empty(len(pairs)), torch.empty(len(pairs))
-    batches = list(pairs.batches(batch or batch_size(wiring, pairs.clean.shape[1], copies=2)))
-    for index, (rows, part) in enumerate(batches):
-        clean = side(wiring, part.clean, part.padding)
-        corrupted = side(wiring, part.corrupted, part.padding)
-        clean_ld[rows] = part.logit_difference(clean.logits).float().cpu()
-        corrupted_ld[rows] = part.logit_difference(corrupted.logits).float().cpu()
+    wiring: Wiring, pairs: Pairs, points: Sequence[float], method: str, batch: int | None, progress: Progress | None
+) -> EdgeScores:
+    """Return scores from gradients averaged over runs at `points` on the way from corrupted (0) to clean (1)."""
+    graph, parts = wiring.graph, []
+    planned = batches(wiring, pairs, batch)
+    for index, (rows, part) in enumerate(planned):
+        clean, corrupted = (side(wiring, ids, part.padding) for ids in (part.clean, part.corrupted))
         changes = _changes(wiring, clean, corrupted)
         found = torch.zeros(len(part), *graph.exists.shape)
-        for done, each in enumerate(passes(clean, corrupted, changes), start=1):
-            for receivers, senders, scores in _pass_scores(wiring, part, each, changes):
+        for done, point in enumerate(points, start=1):
+            embedding = torch.lerp(corrupted.entering[0], clean.entering[0], point)
+            for receivers, senders, scores in _pass_scores(wiring, part, embedding, changes):
                 found[:, receivers, senders] += scores.float().cpu()
             if progress is not None:
-                progress(index * count + done, len(batches) * count)
-        found = found.double() / steps
-        total += found.sum(0)
-        squares += found.square().sum(0)
-    prompts = len(pairs)
-    mean = total / prompts
-    variance = (squares - prompts * mean.square()).clamp(min=0) / (prompts - 1) if prompts > 1 else mean * torch.nan
-    return EdgeScores(graph, mean.float(), (variance / prompts).sqrt().float(), clean_ld, corrupted_ld, method)
+                progress(index * len(points) + done, len(planned) * len(points))
+        found = found.double() / len(points)
+        error = found.std(0) / len(part) ** 0.5 if len(part) > 1 else found[0] * torch.nan
+        ends = (part.logit_difference(each.logits).float().cpu() for each in (clean, corrupted))
+        parts.append((rows, EdgeScores(graph, found.mean(0), error, *ends, method)))
+    return joined(parts, prompts=len(pairs))
 
 
 def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
@@ -185,39 +116,30 @@ def _changes(wiring: Wiring, clean: Side, corrupted: Side) -> Tensor:
     return found
 
 
-def _pass_scores(wiring: Wiring, pairs: Pairs, chosen: _Pass, changes: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Yield receivers, senders and their scores [prompts, receivers, senders] by the gradients of one run.
+def _pass_scores(
+    wiring: Wiring, pairs: Pairs, embedding: Tensor, changes: Tensor
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Yield receivers, senders and their scores [prompts, receivers, senders]; later receivers come first.
 
-    Later receivers come first. The last ones are those of the layer in which the senders begin to write.
+    The gradients are those of a run in which `embedding` [prompts, tokens, hidden] enters the first layer.
     """
     model, graph = wiring.model, wiring.graph
-    sender = graph.senders[chosen.columns.start or 0]
-    first = 0 if isinstance(sender, str) else sender.layer
     runs: list[LayerRun] = []
     entering: list[Tensor] = []
     plain: list[Tensor] = []
+    wrote: list[Tensor] = []
     last: list[Tensor] = []
-
-    def shift(layer: int, kind: type) -> Tensor | float:
-        here = layer == first and isinstance(sender, kind)
-        return 0.0 if chosen.shift is None or not here else chosen.shift
-
-    def attended(layer: int, z: Tensor) -> Tensor:
-        return wiring.writes[layer].sum(z) + shift(layer, Head)
 
     @torch.no_grad()
     def step(run: LayerRun, entered: Tensor) -> Tensor:
-        stream = chosen.embedding if run.layer == 0 else entered
-        wrote: list[Tensor] = []
-
         def keep(z: Tensor, written: Tensor) -> Tensor:
-            plain.append(attended(run.layer, z))
+            plain.append(wiring.writes[run.layer].sum(z))
             wrote.append(wiring.writes[run.layer].behind(plain[-1]))
-            return wrote[0]
+            return wrote[-1]
 
         runs.append(run)
-        entering.append(stream)
-        left = stream + run.run(stream, attended=keep) + shift(run.layer, MLP) + wrote[0]
+        entering.append(embedding if run.layer == 0 else entered)
+        left = entering[-1] + run.run(entering[-1], attended=keep) + wrote[-1]
         if run.layer == graph.layers - 1:
             last.append(left.requires_grad_())
         return left
@@ -228,20 +150,17 @@ def _pass_scores(wiring: Wiring, pairs: Pairs, chosen: _Pass, changes: Tensor) -
             (gradient,) = torch.autograd.grad(difference, last[0])
         changes = _behind_norms(wiring, plain, changes)
 
-        def scored(receivers: slice, gradients: Tensor) -> Iterator[tuple[slice, slice, Tensor]]:
-            read = range(int(graph.reach[receivers.start]))[chosen.columns]
-            if read:
-                senders = slice(read.start, read.stop)
-                yield receivers, senders, torch.bmm(gradients.flatten(2), changes[:, senders].transpose(1, 2))
+        def scored(receivers: slice, gradients: Tensor) -> tuple[slice, slice, Tensor]:
+            senders = slice(int(graph.reach[receivers.start]))
+            return receivers, senders, torch.bmm(gradients.flatten(2), changes[:, senders].transpose(1, 2))
 
         logits = len(graph.receivers) - 1
-        yield from scored(slice(logits, logits + 1), gradient[:, None])
-        for layer in reversed(range(first, graph.layers)):
-            wrote = wiring.writes[layer].behind(plain[layer])
-            pulled = _pulled_back(graph, runs[layer], entering[layer], gradient, wrote)
-            yield from scored(slice(graph.mlp(layer), graph.mlp(layer) + 1), pulled.mlp[:, None])
-            yield from scored(graph.attention(layer), pulled.attention)
-            gradient = gradient + pulled.mlp + pulled.attention.sum(1)
+        yield scored(slice(logits, logits + 1), gradient[:, None])
+        for layer in reversed(range(graph.layers)):
+            mlp, attention = _pulled_back(graph, runs[layer], entering[layer], gradient, wrote[layer])
+            yield scored(slice(graph.mlp(layer), graph.mlp(layer) + 1), mlp[:, None])
+            yield scored(graph.attention(layer), attention)
+            gradient = gradient + mlp + attention.sum(1)
 
 
 def _behind_norms(wiring: Wiring, plain: list[Tensor], changes: Tensor) -> Tensor:
@@ -255,19 +174,14 @@ def _behind_norms(wiring: Wiring, plain: list[Tensor], changes: Tensor) -> Tenso
     return moved
 
 
-@dataclass(frozen=True)
-class _Pulled:
-    """Gradients of a layer's inputs: mlp [prompts, tokens, hidden], attention [prompts, receivers, tokens, hidden]."""
-
-    mlp: Tensor
-    attention: Tensor
-
-
 @torch.enable_grad()
-def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, attention: Tensor) -> _Pulled:
-    """Return the gradients of the inputs of a layer's receivers, given that of the stream which leaves the layer.
+def _pulled_back(
+    graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, attention: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return gradients of the inputs of a layer's MLP [prompts, tokens, hidden] and of its attention's receivers.
 
-    attention [prompts, tokens, hidden]: the write of the layer's attention, which the MLP reads beside `stream`.
+    The latter are [prompts, receivers, tokens, hidden]. gradient: that of the stream which leaves the layer. attention
+    [prompts, tokens, hidden]: the write of the layer's attention, which the MLP reads beside `stream`.
     """
     stream = stream.detach().requires_grad_()
     read: list[Tensor] = []
@@ -293,4 +207,4 @@ def _pulled_back(graph: Graph, run: LayerRun, stream: Tensor, gradient: Tensor, 
             one = torch.zeros_like(own)
             one[:, head] = own[:, head]
             pulled.append(torch.autograd.grad(output, stream, one, retain_graph=True)[0])
-    return _Pulled(for_mlp, torch.stack(pulled, 1))
+    return for_mlp, torch.stack(pulled, 1)

@@ -75,16 +75,6 @@ class CircuitCurve:
         """Return CMD, the area between f and 1, a share."""
         return float(area((1 - self.faithfulness).abs(), self.percents))
 
-    @property
-    def random_cpr(self) -> Tensor:
-        """Return the area under f of each random draw, [draws]."""
-        return area(self.random_faithfulness, self.percents)
-
-    @property
-    def random_cmd(self) -> Tensor:
-        """Return the area between f and 1 of each random draw, [draws]."""
-        return area((1 - self.random_faithfulness).abs(), self.percents)
-
     def smallest(self, share: float = 0.9) -> float | None:
         """Return the smallest percentage of edges that keeps `share` of the answer, or None if all are needed."""
         kept = zip(self.percents, self.faithfulness.tolist(), strict=True)
@@ -98,15 +88,8 @@ class CircuitCurve:
         control = {}
         if len(drawn):
             control = {"random": drawn.mean(0), "random_least": drawn.amin(0), "random_most": drawn.amax(0)}
-        return pd.DataFrame(
-            {
-                "percent": self.percents,
-                "edges": self.sizes,
-                "connected": self.connected,
-                "faithfulness": self.faithfulness,
-                **control,
-            }
-        )
+        sizes = {"percent": self.percents, "edges": self.sizes, "connected": self.connected}
+        return pd.DataFrame({**sizes, "faithfulness": self.faithfulness, **control})
 
     def _faithfulness(self, difference: Tensor) -> Tensor:
         corrupted = self.corrupted.double().mean()
@@ -167,7 +150,7 @@ def _differences(
 ) -> Tensor:
     """Return logit differences [circuits, prompts]; circuits with the same edges run once."""
     keys = [circuit.kept.numpy().tobytes() for circuit in circuits]
-    first = {key: index for index, key in reversed(list(enumerate(keys)))}
-    distinct = sorted(first.values())
-    found = logit_differences(wiring, pairs, [circuits[index] for index in distinct], batch=batch, progress=progress)
-    return found[[distinct.index(first[key]) for key in keys]]
+    distinct = dict(zip(keys, circuits, strict=True))
+    found = logit_differences(wiring, pairs, list(distinct.values()), batch=batch, progress=progress)
+    places = {key: place for place, key in enumerate(distinct)}
+    return found[[places[key] for key in keys]]

@@ -186,16 +186,11 @@ class EdgeCircuit:
         return found
 
     @classmethod
-    def of_nodes(cls, graph: Graph, nodes: Sequence[Sender | tuple[int, int]]) -> EdgeCircuit:
-        """Return the circuit of all edges out of the embedding and out of these heads and MLPs.
-
-        Every other head and MLP then writes what it writes in the corrupted prompt.
-        """
-        named = {node if isinstance(node, str | MLP) else Head(*node) for node in nodes}
-        if missing := sorted(str(node) for node in named if node not in graph.senders):
-            raise UsageError(f"{missing[0]} is no sender of this model, which has the embedding, heads and MLPs")
-        inside = torch.tensor([sender == EMBEDDING or sender in named for sender in graph.senders])
-        return cls(graph, graph.exists & inside)
+    def of_places(cls, graph: Graph, places: Sequence[int] | Tensor) -> EdgeCircuit:
+        """Return the circuit of edges given by their places in flat tensors over edges."""
+        found = cls.empty(graph)
+        found.kept.view(-1)[places] = True
+        return found
 
     @classmethod
     def random(cls, graph: Graph, size: int, *, seed: int) -> EdgeCircuit:
@@ -204,9 +199,7 @@ class EdgeCircuit:
         if not 0 <= size <= len(places):
             raise UsageError(f"the size of a circuit must be within 0..{len(places)} edges, got {size}")
         order = torch.randperm(len(places), generator=torch.Generator().manual_seed(seed))
-        kept = torch.zeros(graph.exists.numel(), dtype=torch.bool)
-        kept[places[order[:size]]] = True
-        return cls(graph, kept.view_as(graph.exists))
+        return cls.of_places(graph, places[order[:size]])
 
     def without(self, edges: Sequence[Edge | tuple[Sender, Receiver]]) -> EdgeCircuit:
         """Return the circuit without these edges."""

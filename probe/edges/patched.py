@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from probe.edges.graph import Edge, EdgeCircuit, Receiver, Sender
-from probe.edges.sides import Side, batch_size, side
+from probe.edges.sides import Side, batches, side
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
@@ -156,9 +156,8 @@ def edge_effects(
     named = tuple(Edge(*edge) for edge in edges)
     places = [graph.place(edge) for edge in named]
     order = sorted(range(len(places)), key=lambda index: -places[index][0])  # later layers first: changes stay good
-    parts = []
-    batches = list(pairs.batches(batch or batch_size(wiring, pairs.clean.shape[1], copies=2)))
-    for done, (rows, part) in enumerate(batches):
+    parts, planned = [], batches(wiring, pairs, batch)
+    for done, (rows, part) in enumerate(planned):
         patched = Patched(wiring, part)
         logits, changes = patched.run(graph.exists)
         clean = part.logit_difference(logits).float().cpu()
@@ -170,7 +169,7 @@ def edge_effects(
             logits, _ = patched.run(weights, start=graph.layer_of(places[index][0]), changes=changes)
             found[index] = part.logit_difference(logits).float().cpu()
             if progress is not None:
-                progress(done * len(named) + count + 1, len(batches) * len(named))
+                progress(done * len(named) + count + 1, len(planned) * len(named))
         parts.append((rows, Effects(named, found, clean, corrupted)))
     return joined(parts, prompts=len(pairs))
 
@@ -189,13 +188,12 @@ def logit_differences(
     None takes what fits in 1 GB of float32. progress: called with (runs done, runs planned).
     """
     found = torch.empty(len(circuits), len(pairs))
-    size = batch or batch_size(wiring, pairs.clean.shape[1], copies=2)
-    batches = list(pairs.batches(size))
-    for done, (rows, part) in enumerate(batches):
+    planned = batches(wiring, pairs, batch)
+    for done, (rows, part) in enumerate(planned):
         patched = Patched(wiring, part)
         for index, circuit in enumerate(circuits):
             weights = circuit.kept if isinstance(circuit, EdgeCircuit) else circuit
             found[index, rows] = part.logit_difference(patched.logits(weights)).float().cpu()
             if progress is not None:
-                progress(done * len(circuits) + index + 1, len(batches) * len(circuits))
+                progress(done * len(circuits) + index + 1, len(planned) * len(circuits))
     return found

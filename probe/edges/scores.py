@@ -52,10 +52,6 @@ class EdgeScores:
         """Return the normalised score of an edge, in percent. Raises UsageError if there is no such edge."""
         return float(self.normalised[self.graph.place(edge)])
 
-    def out_of(self) -> Tensor:
-        """Return the sum over the edges out of each sender, [senders], in logits: the score of its whole write."""
-        return self.raw.sum(0)
-
     def ranked(self, by: Ranking = "magnitude") -> Tensor:
         """Return the flat places of all edges, best first: by the size of the score, or by support of the answer."""
         if by not in ("magnitude", "support"):
@@ -74,23 +70,17 @@ class EdgeScores:
         """Return the circuit of the `size` best edges. Raises UsageError for more edges than the graph has."""
         if not 0 <= size <= self.graph.edges:
             raise UsageError(f"the size of a circuit must be within 0..{self.graph.edges} edges, got {size}")
-        kept = torch.zeros(self.raw.numel(), dtype=torch.bool)
-        kept[self.ranked(by)[:size]] = True
-        return EdgeCircuit(self.graph, kept.view_as(self.raw))
+        return EdgeCircuit.of_places(self.graph, self.ranked(by)[:size])
 
     def to_df(self, *, top: int = 100, by: Ranking = "magnitude") -> pd.DataFrame:
         """Return one row for each of the best edges: sender, receiver, percent, raw, standard_error."""
         import pandas as pd
 
-        places = [self.graph.place(edge) for edge in self.top(top, by=by)]
+        edges, places = self.top(top, by=by), self.ranked(by)[:top]
+        numbers = {"percent": self.normalised, "raw": self.raw, "standard_error": self.standard_error}
         return pd.DataFrame(
-            {
-                "sender": [str(self.graph.senders[column]) for _, column in places],
-                "receiver": [str(self.graph.receivers[row]) for row, _ in places],
-                "percent": [float(self.normalised[place]) for place in places],
-                "raw": [float(self.raw[place]) for place in places],
-                "standard_error": [float(self.standard_error[place]) for place in places],
-            }
+            {"sender": [str(edge.sender) for edge in edges], "receiver": [str(edge.receiver) for edge in edges]}
+            | {name: values.flatten()[places].tolist() for name, values in numbers.items()}
         )
 
 

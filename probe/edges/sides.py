@@ -12,6 +12,7 @@ from torch import Tensor
 
 from probe.edges.steps import LayerRun, forward, taken_apart
 from probe.edges.wiring import Wiring
+from probe.patching.pairs import Pairs
 
 HELD = 2**28
 """Largest count of numbers held at once for the writes of senders (1 GB in float32); batches of prompts keep to it."""
@@ -58,7 +59,7 @@ def side(wiring: Wiring, ids: Tensor, padding: Tensor | None) -> Side:
     return Side(tuple(entering), tuple(outputs), tuple(attention), tuple(mlp), logits)
 
 
-def batch_size(wiring: Wiring, tokens: int, *, copies: int = 1) -> int:
-    """Return how many prompts of this length run at once if the writes of all senders are held `copies` times."""
-    hidden = wiring.writes[0].output.shape[-1]
-    return max(1, HELD // (copies * len(wiring.graph.senders) * tokens * hidden))
+def batches(wiring: Wiring, pairs: Pairs, size: int | None = None) -> list[tuple[Tensor, Pairs]]:
+    """Return rows and pairs, `size` at a time; None takes the prompts whose writes, on both sides, stay below HELD."""
+    width = wiring.writes[0].output.shape[-1] * pairs.clean.shape[1]
+    return list(pairs.batches(size or max(1, HELD // (2 * len(wiring.graph.senders) * width))))

@@ -2,11 +2,10 @@
 
 Edge patching needs runs of a layer on a separate stream for each receiver, up to the receiver's operands. The model's
 code computes everything: embedding, masks and positions reach each layer as in an ordinary pass, and a run of a layer
-is the layer's own forward, with three places where the caller may step in.
+is the layer's own forward, with two places where the caller may step in.
 
     operands   is given the queries, keys and values, and returns those to attend with
-    z          is given the heads' outputs, and returns those to project
-    attended   is given these outputs and what attention wrote, and returns what is written
+    attended   is given the heads' outputs and what attention wrote, and returns what is written
 
 Each of them may end the layer's run by raising `Stop` (`probe.engine.hooks`).
 """
@@ -45,16 +44,15 @@ class LayerRun:
         stream: Tensor,
         *,
         operands: Callable[[AttentionCall], AttentionCall] | None = None,
-        z: Callable[[Tensor], Tensor] | None = None,
         attended: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Return what the MLP writes when `stream` enters the layer. The three callbacks: see the module docstring."""
+        """Return what the MLP writes when `stream` enters the layer. The two callbacks: see the module docstring."""
         seat = self._seat
-        seat.operands, seat.outputs, seat.attended, seat.stream, seat.written = operands, z, attended, stream, None
+        seat.operands, seat.attended, seat.stream, seat.written = operands, attended, stream, None
         try:
             self._forward(stream)
         finally:
-            seat.operands = seat.outputs = seat.attended = seat.stream = seat.z = None
+            seat.operands = seat.attended = seat.stream = seat.z = None
         if seat.written is None:
             raise ProbeError(f"layer {self.layer} ran without its MLP: this architecture has no edges")
         return seat.written.view_as(stream)
@@ -77,7 +75,6 @@ class _Seat(Intervention):
 
     def __init__(self) -> None:
         self.operands: Callable[[AttentionCall], AttentionCall] | None = None
-        self.outputs: Callable[[Tensor], Tensor] | None = None
         self.attended: Callable[[Tensor, Tensor], Tensor] | None = None
         self.stream: Tensor | None = None
         self.z: Tensor | None = None
@@ -90,8 +87,8 @@ class _Seat(Intervention):
         return replace(call, query=chosen.query, key=chosen.key, value=chosen.value)
 
     def after(self, call: AttentionCall, output: Tensor) -> Tensor:
-        self.z = output if self.outputs is None else self.outputs(output)
-        return self.z
+        self.z = output
+        return output
 
     def on_attention(self, module: nn.Module, args: tuple, output: Any) -> Any:
         if self.attended is None or self.z is None or self.stream is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from probe.errors import UsageError
 from probe.heads import Head
@@ -52,6 +52,7 @@ OPERANDS = {"q": "query", "k": "key", "v": "value"}
 
 Sender = Head | MLP
 Place = Head | MLP | Input | Stream
+N = TypeVar("N", bound=Place)
 
 
 def queries(heads: Iterable[Head]) -> tuple[Input, ...]:
@@ -73,46 +74,21 @@ def checked_senders(model: Model, senders: Iterable[Sender | tuple[int, int]] | 
     """Return the senders, all heads where None is given. Raises UsageError for one that the model does not have."""
     if senders is None:
         return tuple(model.heads())
-    found = tuple(sender if isinstance(sender, MLP) else Head(*sender) for sender in senders)
-    if not found:
-        raise UsageError("no sender was given: name at least one head or MLP")
-    for sender in found:
-        size = 1 if isinstance(sender, MLP) else model.n_heads
-        head = 0 if isinstance(sender, MLP) else sender.head
-        if not (0 <= sender.layer < model.n_layers and 0 <= head < size):
-            raise UsageError(_missing(model, sender))
-    return found
+    named = [sender if isinstance(sender, MLP) else Head(*sender) for sender in senders]
+    return checked(model, named, "sender was given: name at least one head or MLP")
 
 
-def checked_inputs(model: Model, inputs: Sequence[Input]) -> tuple[Input, ...]:
-    """Return the inputs without repetitions. Raises UsageError for one that the model does not have."""
-    if not inputs:
-        raise UsageError("no receiver was given: name at least one query, key or value")
-    for each in inputs:
-        if each.kind not in ("q", "k", "v"):
-            raise UsageError(f"the kind of an input must be 'q', 'k' or 'v', got {each.kind!r}")
-        heads = model.n_heads if each.kind == "q" else model.n_kv_heads
-        if not (0 <= each.layer < model.n_layers and 0 <= each.head < heads):
-            raise UsageError(_missing(model, each))
-    return tuple(dict.fromkeys(Input(*each) for each in inputs))
-
-
-def checked_places(model: Model, places: Sequence[Place]) -> tuple[Place, ...]:
-    """Return the places as they come. Raises UsageError for one that the model does not have."""
-    if not places:
-        raise UsageError("no place to patch was given: name at least one head, MLP, input or stream")
-    for place in places:
-        if isinstance(place, Input):
-            checked_inputs(model, [place])
-        elif isinstance(place, Head | MLP):
-            checked_senders(model, [place])
-        elif not 0 <= place.layer < model.n_layers:
-            raise UsageError(_missing(model, place))
-    return tuple(places)
-
-
-def _missing(model: Model, node: object) -> str:
-    return (
-        f"{node} does not exist in {model.name}: it has layers 0..{model.n_layers - 1}, heads 0..{model.n_heads - 1} "
-        f"and KV heads 0..{model.n_kv_heads - 1}"
-    )
+def checked(model: Model, nodes: Sequence[N], what: str) -> tuple[N, ...]:
+    """Return the nodes as they come. Raises UsageError for none (`what`), and for one that the model does not have."""
+    if not nodes:
+        raise UsageError(f"no {what}")
+    for node in nodes:
+        if isinstance(node, Input) and node.kind not in OPERANDS:
+            raise UsageError(f"the kind of an input must be 'q', 'k' or 'v', got {node.kind!r}")
+        heads = model.n_kv_heads if isinstance(node, Input) and node.kind != "q" else model.n_heads
+        if not (0 <= node.layer < model.n_layers and 0 <= getattr(node, "head", 0) < heads):
+            raise UsageError(
+                f"{node} does not exist in {model.name}: it has layers 0..{model.n_layers - 1}, heads "
+                f"0..{model.n_heads - 1} and KV heads 0..{model.n_kv_heads - 1}"
+            )
+    return tuple(nodes)

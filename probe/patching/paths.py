@@ -15,7 +15,7 @@ once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -27,9 +27,9 @@ from probe.errors import UsageError
 from probe.heads import Head
 from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
-from probe.patching.effects import Effects, joined
-from probe.patching.nodes import MLP, OPERANDS, Input, Sender, checked_inputs, checked_senders
-from probe.patching.runs import Activations, Progress, Tail, activations, first_difference
+from probe.patching.effects import Effects
+from probe.patching.nodes import MLP, OPERANDS, Input, Sender, checked, checked_senders
+from probe.patching.runs import Activations, Progress, Tail, first_difference, patched_effects
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -70,7 +70,8 @@ def to_inputs(
     column. A sender has no path to receivers in its layer or before it, and an effect of 0 on them. Other options are
     those of `to_logits`. Raises UsageError for a sender or receiver that the model does not have.
     """
-    inputs = checked_inputs(model, receivers)
+    given = checked(model, receivers, "receiver was given: name at least one query, key or value")
+    inputs = tuple(dict.fromkeys(given))
     return _patched(model, pairs, inputs, senders, freeze_mlps=freeze_mlps, end=end, batch=batch, progress=progress)
 
 
@@ -85,22 +86,14 @@ def _patched(
             f"the writes of attention and MLP in {model.name} cannot be told apart: name heads as senders and leave "
             "freeze_mlps off"
         )
-    parts, done = [], 0
-    batches = list(pairs.batches(batch))
-    for rows, part in batches:
-        clean = activations(model, part, part.clean)
-        corrupted = activations(model, part, part.corrupted)
-        patched = clean.difference.repeat(len(nodes), 1)
+
+    def begin(
+        rows: Tensor, part: Pairs, clean: Activations, corrupted: Activations
+    ) -> tuple[Tail, Callable[[list[Sender]], Tensor | float]]:
         tail = Tail(model, part, clean, first=part.end if end else first_difference(part))
-        for layer, places in _by_layer(nodes, tail.most):
-            run = _Senders(tail, corrupted, layer, freeze_mlps)
-            if (found := run.effects([nodes[place] for place in places], receivers)) is not None:
-                patched[places] += found
-            done += len(places)
-            if progress is not None:
-                progress(done, len(nodes) * len(batches))
-        parts.append((rows, Effects(nodes, patched, clean.difference, corrupted.difference)))
-    return joined(parts, prompts=len(pairs))
+        return tail, lambda some: _Senders(tail, corrupted, some[0].layer, freeze_mlps).effects(some, receivers)
+
+    return patched_effects(model, pairs, nodes, begin, batch=batch, progress=progress)
 
 
 class _Senders:
@@ -110,17 +103,18 @@ class _Senders:
         self.tail, self.clean, self.corrupted = tail, tail.clean, corrupted
         self.layer, self.freeze_mlps = layer, freeze_mlps
 
-    def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> Tensor | None:
-        """Return the changes of the logit difference [senders, prompts]; None if no receiver can be reached."""
+    def effects(self, senders: list[Sender], receivers: tuple[Input, ...] | None) -> Tensor | float:
+        """Return the changes of the logit difference [senders, prompts]; 0 if no receiver can be reached."""
         if receivers is None:
             found = self._frozen(senders)
             return found[1:] - found[0]
         reached = tuple(each for each in receivers if each.layer > self.layer)
         if not reached:
-            return None
+            return 0.0
         operands = _Operands(reached)
         self._frozen(senders, operands)
-        found = self._received(operands, len(senders) + 1)
+        entering = self.tail.copies(self.clean.entering[operands.first], len(senders) + 1)
+        found = self.tail.run(operands.first, entering, _Given(operands))
         return torch.where(operands.changed(len(self.tail.pairs)), found[1:] - found[0], 0)
 
     def _frozen(self, senders: list[Sender], operands: _Operands | None = None) -> Tensor:
@@ -158,11 +152,6 @@ class _Senders:
         seen = () if operands is None else (operands,)
         held = _Kept(tail, self.clean, z, copies)
         return tail.run(self.layer, entering, *seen, held, attention=operands is not None, hooks=hooks)
-
-    def _received(self, operands: _Operands, copies: int) -> Tensor:
-        """Return logit differences [copies, prompts] of clean runs whose receivers are given these operands."""
-        entering = self.tail.copies(self.clean.entering[operands.first], copies)
-        return self.tail.run(operands.first, entering, _Given(operands))
 
 
 class _Kept(Intervention):
@@ -219,11 +208,3 @@ class _Given(Intervention):
             states = changed.setdefault(name, getattr(call, name).clone())
             states[:, each.head] = self._operands.states[each]
         return replace(call, **changed)
-
-
-def _by_layer(nodes: Sequence[Sender], most: int) -> Iterator[tuple[int, list[int]]]:
-    """Yield each layer and the places of its nodes, at most `most` at a time."""
-    for layer in sorted({node.layer for node in nodes}):
-        places = [place for place, node in enumerate(nodes) if node.layer == layer]
-        for start in range(0, len(places), most):
-            yield layer, places[start : start + most]

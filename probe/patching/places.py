@@ -8,7 +8,7 @@ only END is patched, it is one decoding step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -21,9 +21,9 @@ from probe.heads import Head
 from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
 from probe.patching.columns import END, covered
-from probe.patching.effects import Effects, joined
-from probe.patching.nodes import MLP, OPERANDS, Input, Place, Stream, checked_places
-from probe.patching.runs import Activations, Progress, Tail, activations, first_difference
+from probe.patching.effects import Effects
+from probe.patching.nodes import MLP, OPERANDS, Input, Place, Stream, checked
+from probe.patching.runs import Activations, Progress, Tail, first_difference, patched_effects
 
 if TYPE_CHECKING:
     from probe.models import Model
@@ -45,33 +45,29 @@ def patch(
     progress: called with (places done, places planned), over all batches. Raises UsageError for a place that the model
     does not have, and for columns that the pairs do not have.
     """
-    nodes = checked_places(model, places)
+    nodes = checked(model, places, "place to patch was given: name at least one head, MLP, input or stream")
     if not model.stream.split and any(isinstance(node, MLP) for node in nodes):
         raise UsageError(
             f"the writes of attention and MLP in {model.name} cannot be told apart: patch heads or the stream"
         )
     whole = covered(pairs, at)
-    parts, done = [], 0
-    batches = list(pairs.batches(batch))
-    for rows, part in batches:
+
+    def begin(
+        rows: Tensor, part: Pairs, clean: Activations, corrupted: Activations
+    ) -> tuple[Tail, Callable[[list[Place]], Tensor]]:
         mask = whole[rows, -part.clean.shape[1] :]
-        clean, corrupted = activations(model, part, part.clean), activations(model, part, part.corrupted)
         reached = mask.any(0).nonzero()[:, 0]
         first = int(reached[0]) if len(reached) else part.end
         tail = Tail(model, part, clean, first=max(first, first_difference(part)))
-        patched = clean.difference.repeat(len(nodes), 1)
-        for layer in sorted({node.layer for node in nodes}):
-            here = [place for place, node in enumerate(nodes) if node.layer == layer]
-            for start in range(0, len(here), tail.most):
-                some = here[start : start + tail.most]
-                found = _Patched(tail, corrupted, [nodes[place] for place in some], mask).run(layer, clean)
-                changed = torch.stack([_changed(nodes[place], clean, corrupted, mask) for place in some])
-                patched[some] += torch.where(changed, found[1:] - found[0], 0)
-                done += len(some)
-                if progress is not None:
-                    progress(done, len(nodes) * len(batches))
-        parts.append((rows, Effects(nodes, patched, clean.difference, corrupted.difference)))
-    return joined(parts, prompts=len(pairs))
+
+        def change(some: list[Place]) -> Tensor:
+            found = _Patched(tail, corrupted, some, mask).run(some[0].layer, clean)
+            changed = torch.stack([_changed(node, clean, corrupted, mask) for node in some])
+            return torch.where(changed, found[1:] - found[0], 0)
+
+        return tail, change
+
+    return patched_effects(model, pairs, nodes, begin, batch=batch, progress=progress)
 
 
 class _Patched(Intervention):

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from probe.engine.decoding import repeat
 from probe.engine.padding import forward_options
 from probe.interventions.base import Intervention
 from probe.interventions.call import AttentionCall
+from probe.patching.effects import Effects, joined
+from probe.patching.nodes import Place
 
 if TYPE_CHECKING:
     from probe.engine.residual import ResidualStream
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[int, int], None]
 """Called with the number of steps done and the number of steps planned."""
+
+N = TypeVar("N", bound=Place)
 
 TOKENS = 1600
 """Largest number of tokens in a batch: copies times prompts times columns. The memory of a run grows with it."""
@@ -110,6 +114,32 @@ def activations(model: Model, pairs: Pairs, ids: Tensor) -> Activations:
     )
 
 
+def patched_effects(
+    model: Model, pairs: Pairs, nodes: Sequence[N], begin: Begin[N], *, batch: int, progress: Progress | None
+) -> Effects:
+    """Return the effects of nodes, patched batch by batch and layer by layer.
+
+    begin(rows, part, clean, corrupted) returns a batch's runs, and a function from some nodes of one layer to the
+    changes of the logit difference [nodes, prompts]. progress: called with (nodes done, nodes planned).
+    """
+    parts, done = [], 0
+    batches = list(pairs.batches(batch))
+    for rows, part in batches:
+        clean, corrupted = (activations(model, part, ids) for ids in (part.clean, part.corrupted))
+        patched = clean.difference.repeat(len(nodes), 1)
+        tail, change = begin(rows, part, clean, corrupted)
+        for layer in sorted({node.layer for node in nodes}):
+            places = [place for place, node in enumerate(nodes) if node.layer == layer]
+            for start in range(0, len(places), tail.most):
+                some = places[start : start + tail.most]
+                patched[some] += change([nodes[place] for place in some])
+                done += len(some)
+                if progress is not None:
+                    progress(done, len(nodes) * len(batches))
+        parts.append((rows, Effects(tuple(nodes), patched, clean.difference, corrupted.difference)))
+    return joined(parts, prompts=len(pairs))
+
+
 def first_difference(pairs: Pairs) -> int:
     """Return the first column in which the two sides of any pair differ; END if none differs."""
     differ = (pairs.clean != pairs.corrupted).any(0).nonzero()[:, 0]
@@ -161,6 +191,10 @@ class Tail:
                 stack.enter_context(hook)
             stack.enter_context(self.stream.entering(start, lambda states: entering.to(states)))
             return _forward(self.model, self.pairs, ids, interventions, copies=copies, cache=cache, masked=attention)
+
+
+Begin = Callable[[Tensor, "Pairs", Activations, Activations], tuple[Tail, Callable[[list[N]], Tensor | float]]]
+"""Given rows, pairs and both sides of a batch, returns its runs and the function that patches nodes of one layer."""
 
 
 def _forward(

@@ -88,7 +88,8 @@ class EdgeSearch(PairsAnalysis[Settings, Edges]):
             seed = self.settings.seed + unit.arguments["draw"]
             circuits = [EdgeCircuit.random(graph, size, seed=seed).pruned() for size in self.sizes]
         else:
-            circuits = [self._best(unit.arguments["ranked"][:size]).pruned() for size in self.sizes]
+            best = unit.arguments["ranked"]
+            circuits = [EdgeCircuit.of_places(graph, best[:size]).pruned() for size in self.sizes]
         return self.measured(logit_differences(self.wiring, self.tested, circuits).tolist(), self.tested)
 
     def reduce(self, model: Model, records: Records, manifest: Manifest) -> Edges:
@@ -117,12 +118,6 @@ class EdgeSearch(PairsAnalysis[Settings, Edges]):
     def _tried(self) -> int:
         return min(self.settings.exact, self.wiring.graph.edges)
 
-    def _best(self, places: list[int]) -> EdgeCircuit:
-        """Return the circuit of edges given by their flat places."""
-        kept = torch.zeros(self.wiring.graph.exists.numel(), dtype=torch.bool)
-        kept[places] = True
-        return EdgeCircuit(self.wiring.graph, kept.view_as(self.wiring.graph.exists))
-
     def _scores(self, records: Records) -> EdgeScores:
         """Return the scores of all edges, joined from the records of the batches."""
         if self._joined is None:
@@ -146,19 +141,11 @@ class EdgeSearch(PairsAnalysis[Settings, Edges]):
 
     def _exact(self, scores: EdgeScores, records: Records) -> pd.DataFrame:
         """Return the best edges by magnitude with what each does when it is patched by itself."""
-        edges = scores.top(self._tried)
-        if not edges:
-            return pd.DataFrame(columns=["sender", "receiver", "percent", "exact", "exact_error"])
-        effects = self.effects(records, "exact", edges)
-        return pd.DataFrame(
-            {
-                "sender": [str(edge.sender) for edge in edges],
-                "receiver": [str(edge.receiver) for edge in edges],
-                "percent": [float(scores.normalised[scores.graph.place(edge)]) for edge in edges],
-                "exact": effects.normalised.tolist(),
-                "exact_error": effects.normalised_error.tolist(),
-            }
-        )
+        rows = scores.to_df(top=self._tried)[["sender", "receiver", "percent"]]
+        if rows.empty:
+            return pd.DataFrame(columns=[*rows.columns, "exact", "exact_error"])
+        effects = self.effects(records, "exact", scores.top(self._tried))
+        return rows.assign(exact=effects.normalised.tolist(), exact_error=effects.normalised_error.tolist())
 
 
 run = runner(EdgeSearch, Settings)

@@ -8,11 +8,11 @@ from math import atanh, isnan, tanh
 import torch
 from torch import Tensor
 
-from probe.analyses.circuits.quotient import Z, quotient
+from probe.analyses.circuits.quotient import ANY_DRAW, Z, quotient
 from probe.edges.curves import area
 from probe.frame.findings import Claim, Estimate, above, above_control, below_control
 
-CONTROL = "random circuits of the same sizes, from the lowest to the highest bound of any draw"
+CONTROL = f"random circuits of the same sizes{ANY_DRAW}"
 CMD = Claim(
     name="cmd",
     text="circuits of the edges with the largest scores are closer to the model than random circuits of the same sizes",

@@ -16,7 +16,6 @@ from probe.analyses.circuits.quotient import divides, of_draws
 from probe.edges.curves import CircuitCurve
 from probe.edges.graph import Graph
 from probe.edges.scores import EdgeScores, Ranking
-from probe.errors import UsageError
 from probe.frame.findings import Finding
 from probe.frame.scores import HeadScore
 from probe.frame.tables import Table, columns, decimal, written
@@ -78,8 +77,6 @@ class Edges(Result):
 
     def curve(self, by: Ranking = "magnitude") -> CircuitCurve:
         """Return faithfulness by size, edges ranked by magnitude (as for CMD) or by support (as for CPR)."""
-        if by not in RANKINGS:
-            raise UsageError(f"edges rank by 'magnitude' or 'support', got {by!r}")
         return CircuitCurve(
             percents=self.percents,
             sizes=self.sizes,
@@ -115,13 +112,14 @@ class Edges(Result):
         lines = [f"{self.scores.graph.describe()}; scores by {self.method}."]
         if not self.has_faithfulness:
             lines.append("The gap of the curve's prompts is within its error, so that circuits have no faithfulness.")
-        for by, name in (("magnitude", "CMD"), ("support", "CPR")) if self.has_faithfulness else ():
-            curve = self.curve(by)  # pyright: ignore[reportArgumentType]
-            value, control = (getattr(curve, f"{kind}{name.lower()}") for kind in ("", "random_"))
-            beside = f", and random circuits have {float(control.mean()):.3f}" if len(control) else ""
-            reached = curve.smallest()
+        for by, area in zip(RANKINGS, self.findings(), strict=False) if self.has_faithfulness else ():
+            beside = f", and random circuits have {area.control_value:.3f}" if len(self.random) else ""
+            reached = self.curve(by).smallest()
             kept = "no circuit smaller than the model keeps" if reached is None else f"{reached:g} % of the edges keep"
-            lines.append(f"Ranked by {by}, {kept} nine tenths of the logit difference; {name} is {value:.3f}{beside}.")
+            lines.append(
+                f"Ranked by {by}, {kept} nine tenths of the logit difference; {area.name.upper()} is "
+                f"{area.value:.3f}{beside}."
+            )
         if (count := len(self.exact)) >= 3:
             lines.append(f"Scores and exact effects of the best {count} edges correlate at {self.agreement:.2f}.")
         return tuple(lines)
@@ -174,7 +172,7 @@ class Edges(Result):
     def head_scores(self) -> dict[str, HeadScore]:
         if not self.divides:
             return {}
-        graph, out = self.scores.graph, 100 * self.scores.out_of() / self.scores.gap
+        graph, out = self.scores.graph, self.scores.normalised.sum(0)
         values = torch.stack([out[graph.written(layer)] for layer in range(graph.layers)])
         sign = "sum of the scores of the edges that leave the head; positive: what it writes supports the answer"
         return {"edges out of heads": HeadScore(values=values, unit="percent of the gap", sign=sign)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from probe.analyses.circuits.quotient import ANY_DRAW
 from probe.frame.findings import Claim, above_control
 
 FAITHFUL = Claim(
@@ -9,7 +10,7 @@ FAITHFUL = Claim(
     text="the circuit keeps more of the answer than random circuits of the same size",
     source="Wang et al. 2022, section 4",
     quantity="faithfulness, the share of the logit difference that is left with all other heads knocked out",
-    control="random circuits, from the lowest to the highest bound of any draw",
+    control=f"random circuits{ANY_DRAW}",
     rule=above_control(),
 )
 CLAIMS = (FAITHFUL,)

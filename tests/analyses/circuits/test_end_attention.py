@@ -38,6 +38,4 @@ def test_masses_of_a_padded_batch_are_those_of_each_prompts_map():
     torch.testing.assert_close(found.mass, wanted, rtol=1e-4, atol=1e-5)
     head = (1, 2)
     assert found.of(head)["seven"] == float(found.mass[1, 2, 1])
-    best = max(("six", "seven", FIRST), key=lambda name: found.of(head)[name])
-    assert found.favourite(head) == (best, found.of(head)[best])
     assert len(found.to_df()) == 8 and found.to_df().loc[6, "seven"] == found.of(head)["seven"]

@@ -11,7 +11,7 @@ from probe.edges.graph import EMBEDDING, LOGITS, Edge, EdgeCircuit
 from probe.edges.patched import Patched, logit_differences
 from probe.edges.wiring import Wiring
 from probe.patching.nodes import MLP, Input
-from tests.probe.edges.wired import differences, some_pairs, wired
+from tests.probe.edges.wired import differences, of_nodes, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 
 CIRCUIT = {
@@ -63,7 +63,7 @@ def test_a_search_can_be_confined():
     blocks = acdc(wiring, pairs, tau=1e9, unit="block", layers=[1])
     left = {graph.layer_of(row) for row in blocks.circuit.kept.any(1).nonzero()[:, 0].tolist()}
     assert left == {0, 2} and blocks.circuit.kept.sum() == graph.exists[[*range(9), 18]].sum()
-    start = EdgeCircuit.of_nodes(graph, [Head(0, 1), MLP(0), Head(1, 2)])
+    start = of_nodes(graph, [Head(0, 1), MLP(0), Head(1, 2)])
     within = acdc(wiring, pairs, tau=0.01, within=start)
     assert 0 < len(within.circuit) < len(start) and not bool((within.circuit.kept & ~start.kept).any())
     logits = acdc(wiring, pairs, tau=1e9, metric="difference", unit="block", layers=[2])

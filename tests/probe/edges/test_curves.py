@@ -1,4 +1,4 @@
-"""Faithfulness by size: areas by hand, the toy's curve, and IOI on the packaged model against random circuits."""
+"""Faithfulness by size: areas by hand, the toy's curve, and runs of the circuits of tiny models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from probe.edges.graph import EdgeCircuit
 from probe.edges.patched import edge_effects, logit_differences
 from probe.edges.scores import EdgeScores
 from probe.edges.wiring import Wiring
-from probe.patching.pairs import PromptPair, pairs
 from tests.probe.edges.wired import NAMES, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 
@@ -70,25 +69,3 @@ def test_mistakes_are_one_line():
     for percents in ((), (50, 20), (0, 50), (50, 120)):
         with pytest.raises(UsageError, match=r"percents must rise within 0\.\.100"):
             circuit_curve(wiring, prompts, scores, percents=percents)
-
-
-@pytest.mark.slow
-def test_one_percent_of_the_edges_does_ioi(llama):
-    """On other prompts than the scores come from, 1 % of the edges keeps most of the answer; random ones none."""
-    names = [("Mary", "John"), ("Tom", "James"), ("Sarah", "Anna"), ("Paul", "Mark")]
-
-    def ioi(place: str, item: str):
-        start = "Then, {} and {} went to the {}. {} gave a {} to"
-        return pairs(
-            llama,
-            [
-                PromptPair(start.format(io, s, place, s, item), start.format(io, s, place, io, item), f" {io}", f" {s}")
-                for io, s in names
-            ],
-        )
-
-    wiring = Wiring(llama)
-    assert wiring.graph.edges == 70_651
-    scores = eap_ig(wiring, ioi("store", "drink"), steps=5)
-    curve = circuit_curve(wiring, ioi("park", "ring"), scores, percents=(1.0,), draws=1)
-    assert float(curve.faithfulness[0]) > 0.7 and abs(float(curve.random_faithfulness[0, 0])) < 0.05

@@ -64,8 +64,6 @@ def test_places_and_edges_are_each_others_inverse_and_mistakes_are_one_line():
         found.place((Head(1, 0), Input("q", 1, 0)))
     with pytest.raises(UsageError, match="an end that this model does not have"):
         found.place((Head(0, 9), LOGITS))
-    with pytest.raises(UsageError, match="L7H0 is no sender"):
-        EdgeCircuit.of_nodes(found, [(7, 0)])
     with pytest.raises(UsageError, match="pairs that are no edges"):
         EdgeCircuit(found, torch.ones_like(found.exists))
     with pytest.raises(UsageError, match=r"within 0\.\.82 edges, got 83"):

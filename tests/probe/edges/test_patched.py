@@ -15,7 +15,7 @@ from probe.edges.wiring import Wiring
 from probe.interventions.base import Intervention
 from probe.interventions.outputs import PatchHeads
 from probe.patching.nodes import MLP, Input
-from tests.probe.edges.wired import NAMES, differences, some_pairs, wired
+from tests.probe.edges.wired import NAMES, differences, of_nodes, some_pairs, wired
 from tests.probe.every_door import tiny
 from tests.probe.toy_circuit import toy, toy_pairs
 
@@ -69,7 +69,7 @@ def test_a_circuit_of_nodes_is_activation_patching_of_the_others(name):
     graph, results = wiring.graph, []
     layer = [Head(1, head) for head in range(4)]
     for others in ([MLP(0)], layer, [*layer, MLP(1)], [Head(0, 1), Head(1, 2)], [Head(0, 1), MLP(0), Head(1, 2)]):
-        circuit = EdgeCircuit.of_nodes(graph, [node for node in graph.senders[1:] if node not in others])
+        circuit = of_nodes(graph, [node for node in graph.senders[1:] if node not in others])
         found = logit_differences(wiring, pairs, [circuit])[0]
         close(found, patched_nodes(wiring, pairs, others))
         results.append(found)

@@ -6,6 +6,7 @@ from functools import cache
 
 import torch
 
+from probe.edges.graph import EMBEDDING, EdgeCircuit, Graph
 from probe.edges.wiring import Wiring
 from probe.patching.pairs import Pairs
 from tests.probe.architectures import VOCAB
@@ -39,6 +40,11 @@ def some_pairs() -> Pairs:
     padding = torch.ones(3, 7, dtype=torch.bool)
     padding[1, :2] = False
     return Pairs(clean, corrupted, padding, torch.tensor([5, 6, 7]), torch.tensor([8, 9, 10]))
+
+
+def of_nodes(graph: Graph, nodes: list) -> EdgeCircuit:
+    """The circuit of all edges out of the embedding and out of these heads and MLPs."""
+    return EdgeCircuit(graph, graph.exists & torch.tensor([each in (EMBEDDING, *nodes) for each in graph.senders]))
 
 
 @torch.no_grad()

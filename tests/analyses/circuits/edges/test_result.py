@@ -10,7 +10,7 @@ from probe.analyses.circuits.edges.result import Edges
 from probe.analyses.circuits.edges.settings import Settings
 from probe.analyses.circuits.tasks.registry import task
 from probe.edges.attribution import eap_ig
-from probe.edges.curves import PERCENTS
+from probe.edges.curves import PERCENTS, area
 from probe.edges.patched import edge_effects
 from probe.edges.wiring import Wiring
 from probe.errors import UsageError
@@ -41,20 +41,17 @@ def test_the_best_edges_keep_the_answer_and_random_ones_do_not(found):
     assert curve.sizes == (353, 1413, 70_651) and float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-4)
     assert float(curve.faithfulness[1]) > 0.5 > 0.1 > abs(float(curve.random_faithfulness[0, 1]))
     assert found.summary()[0].startswith("70,651 edges from 301 senders to 481 receivers; scores by EAP-IG (inputs), 2")
-    assert (
-        f"CMD is {curve.cmd:.3f}, and random circuits have {float(curve.random_cmd.mean()):.3f}" in found.summary()[1]
-    )
-    assert (
-        found.curve("support").cpr > curve.random_cpr.mean()
-        and f"{found.curve('support').cpr:.3f}" in found.summary()[2]
-    )
+    random = float(area((1 - curve.random_faithfulness).abs(), curve.percents).mean())
+    assert f"CMD is {curve.cmd:.3f}, and random circuits have {random:.3f}" in found.summary()[1]
+    support = found.curve("support").cpr
+    assert support > area(curve.random_faithfulness, curve.percents).mean() and f"{support:.3f}" in found.summary()[2]
 
 
 def test_the_claims_have_the_areas_of_the_curves(found):
     cmd, cpr, agreement = found.findings()
-    assert cmd.value == pytest.approx(found.curve().cmd) and cmd.control_value == pytest.approx(
-        float(found.curve().random_cmd.mean())
-    )
+    curve = found.curve()
+    random = float(area((1 - curve.random_faithfulness).abs(), curve.percents).mean())
+    assert cmd.value == pytest.approx(curve.cmd) and cmd.control_value == pytest.approx(random)
     assert cpr.value == pytest.approx(found.curve("support").cpr) and cpr.low < cpr.value < cpr.high
     assert agreement.value == found.agreement and agreement.n == 4 and cmd.n == 4
 
