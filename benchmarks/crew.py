@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from multiprocessing import get_context
@@ -89,7 +90,7 @@ class Worker:
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, self._said, found.case, settings, group.suite, group.length)
         self.process = context.Process(target=serve, args=arguments, daemon=True)
-        with patch.dict(os.environ, {"OMP_NUM_THREADS": str(settings.threads)} | dict(environment)):
+        with _deaf(), patch.dict(os.environ, {"OMP_NUM_THREADS": str(settings.threads)} | dict(environment)):
             self.process.start()
         theirs.close()
 
@@ -135,6 +136,19 @@ class Worker:
         self.process.join()
         self._pipe.close()
         self._folder.cleanup()
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Ignore interruptions, also in processes that start inside: they are for this one alone, which ends the others."""
+    if threading.current_thread() is not threading.main_thread():  # which alone gets and sets them
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def gigabytes(size: int) -> str:

@@ -12,7 +12,6 @@ process with a traceback there, from which the parent learns why.
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,7 +30,6 @@ from probe.benchmarks.plan import Case, Settings
 
 def serve(pipe: Connection, said: Path, case: Case, settings: Settings, suite: str, length: int) -> None:
     """Serve the parent until it closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interruption is the parent's, which ends this process
     descriptor = os.open(said, os.O_WRONLY | os.O_CREAT)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)

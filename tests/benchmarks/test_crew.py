@@ -1,5 +1,7 @@
 """Groups measured for real, in processes: whose turn it is, and what becomes of a case that cannot go on."""
 
+import os
+import signal
 from dataclasses import replace
 
 import pytest
@@ -74,10 +76,12 @@ def test_a_peer_that_takes_too_long_ends_its_group():
     assert times == []
 
 
-def test_no_process_outlives_its_worker():
+def test_no_process_outlives_its_worker_and_none_ends_by_an_interruption():
     group = Group(suite="kernels", length=64, cases=(SDPA,), rounds=1)
     with Worker(Measured(SDPA), group, SETTINGS) as worker:
         process = worker.process
+        os.kill(process.pid, signal.SIGINT)
+        process.join(0.5)
         assert process.is_alive()
     assert process.exitcode is not None
 

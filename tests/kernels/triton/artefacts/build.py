@@ -129,8 +129,8 @@ def read(launch: Launch, *, case: str, capability: int, width: int) -> Artefact:
     if found is None:
         raise RuntimeError(f"cuobjdump: expected a line with REG, STACK and LOCAL, got {usage!r}")
     registers, stack, local = (int(number) for number in found.groups())
-    instructions, _ = parse(listing)
-    inner = loops(listing)
+    instructions, labels = parse(listing)
+    inner = loops(instructions, labels)
     # a loop that searches again has fewer products, one for tiles with a mask more of everything else
     main = min(inner, key=lambda loop: (-sum(i.pipe == "tensor" for i in loop), len(loop)), default=[])
     return Artefact(

@@ -73,9 +73,8 @@ def parse(listing: str) -> tuple[list[Instruction], dict[str, int]]:
     return instructions, labels
 
 
-def loops(listing: str) -> list[list[Instruction]]:
+def loops(instructions: list[Instruction], labels: dict[str, int]) -> list[list[Instruction]]:
     """Return the innermost loops with a matrix product, in order: from the target of a backward branch to it."""
-    instructions, labels = parse(listing)
     spans = []
     for at, instruction in enumerate(instructions):
         start = labels.get(instruction.target or "", at + 1)

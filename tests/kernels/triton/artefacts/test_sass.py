@@ -41,11 +41,11 @@ def test_labels_point_at_the_instruction_after_them():
 
 
 def test_loops_are_the_innermost_with_a_product_and_forward_branches_are_none():
-    assert [len(loop) for loop in loops(LISTING)] == [3, 4]
+    assert [len(loop) for loop in loops(*parse(LISTING))] == [3, 4]
 
 
 def test_a_mix_counts_by_the_part_that_executes():
-    assert mix(loops(LISTING)[1]) == {"tensor": 1, "mufu": 0, "fp32": 0, "alu": 1, "memory": 0, "other": 2}
+    assert mix(loops(*parse(LISTING))[1]) == {"tensor": 1, "mufu": 0, "fp32": 0, "alu": 1, "memory": 0, "other": 2}
     assert sum(mix(parse(LISTING)[0]).values()) == 17
 
 
