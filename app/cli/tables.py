@@ -8,6 +8,8 @@ from shutil import get_terminal_size
 from textwrap import fill
 from typing import TYPE_CHECKING
 
+import click
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -29,7 +31,9 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     """Print a table without borders; the columns named in `right` are numbers."""
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
+    if title:  # rich would break it at the width of the columns
+        click.echo(click.style(title, bold=True))
+    table = Table(box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", header_style="dim", overflow="fold")
     for row in rows:
@@ -37,8 +41,6 @@ def show(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequen
     out = console()
     with out.capture() as captured:
         out.print(table)
-    import click
-
     click.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 

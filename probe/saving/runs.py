@@ -18,6 +18,7 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -196,22 +197,34 @@ def read_prompts(folder: str | Path) -> Iterator[dict[str, Any]]:
 
 
 def _cut_torn_member(path: Path) -> None:
-    """Cut off a half-written member at the end of a gzip file, which would hide all that is appended behind it."""
-    if not path.exists():
-        return
-    content = path.read_bytes()
-    whole = 0
-    while whole < len(content):
-        member = zlib.decompressobj(wbits=31)
-        try:
-            member.decompress(content[whole:])
-        except zlib.error:
-            break
-        if not member.eof:
-            break
-        whole = len(content) - len(member.unused_data)
-    if whole < len(content):
-        os.truncate(path, whole)
+    """Cut off a half-written last member of a gzip file, which would hide all that is appended behind it.
+
+    Raises ProbeError for any other damage: a member whose bytes are wrong, or one cut short that others follow.
+    """
+    rest = path.read_bytes() if path.exists() else b""
+    try:
+        while rest:
+            after = _after_member(rest)
+            if after is None:
+                if any(_is_member(rest[start.start() :]) for start in re.finditer(b"\x1f\x8b\x08", rest)):
+                    raise zlib.error
+                os.truncate(path, path.stat().st_size - len(rest))
+            rest = after or b""
+    except zlib.error:
+        raise ProbeError(f"{path} is damaged; delete the folder and run again") from None
+
+
+def _after_member(content: bytes) -> bytes | None:
+    """Return what follows the gzip member that `content` begins with, None if it is cut short."""
+    member = zlib.decompressobj(wbits=31)
+    member.decompress(content)
+    return member.unused_data if member.eof else None
+
+
+def _is_member(content: bytes) -> bool:
+    with suppress(zlib.error):
+        return _after_member(content) is not None
+    return False
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

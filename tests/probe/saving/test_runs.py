@@ -105,6 +105,24 @@ def test_a_torn_member_of_the_prompts_is_cut_off_and_written_again(tmp_path, cut
     assert [prompt["hash"] for prompt in read_prompts(tmp_path)] == ["aa", "bb", "cc"]
 
 
+@pytest.mark.parametrize("change", ["flipped", "cut"])
+def test_damage_in_the_middle_of_the_prompts_is_reported_and_cuts_nothing(tmp_path, change):
+    path = tmp_path / "prompts.jsonl.gz"
+    with RunFolder(tmp_path, CONFIG) as folder:
+        folder.append("a", 1, seconds=0, prompts=PROMPTS[:1])
+        first = path.stat().st_size
+        folder.append("b", 2, seconds=0, prompts=PROMPTS[1:])
+    content = path.read_bytes()
+    damaged = bytes([content[first // 2] ^ 255])
+    middle = content[: first // 2] + (damaged + content[first // 2 + 1 :] if change == "flipped" else content[first:])
+    path.write_bytes(middle)
+    with pytest.raises(ProbeError, match=r"prompts\.jsonl\.gz is damaged; delete the folder and run again"):
+        RunFolder(tmp_path, CONFIG)
+    assert path.read_bytes() == middle
+    path.write_bytes(content)
+    RunFolder(tmp_path, CONFIG).close()  # the lock was given back
+
+
 def test_prompts_whose_unit_was_cut_off_are_read_once(tmp_path):
     """The prompts were whole on the disk and the unit's line was not: the unit keeps them again."""
     with RunFolder(tmp_path, CONFIG) as folder:
