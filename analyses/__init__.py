@@ -22,6 +22,10 @@ TABLE: dict[str, str] = {
 """Words of the command -> module:class of the analysis. Adding an analysis is a folder and a line here."""
 
 
+GROUPS: dict[str, str] = {"intervene": "Change a model's attention and measure what follows"}
+"""First words of commands that are no analysis themselves -> what the commands below them do."""
+
+
 def settings_of(name: str) -> Any:
     """Return the settings class of an analysis; imports the standard library alone."""
     module, _, _ = TABLE[name].partition(":")

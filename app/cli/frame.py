@@ -14,7 +14,7 @@ from typing import Any
 
 import click
 
-from probe.analyses import TABLE, settings_of
+from probe.analyses import GROUPS, TABLE, settings_of
 from probe.app.cli.options import LAYERS, Frame, Layers, Numbers, shared_options
 from probe.frame.settings import Option, Settings, spelled
 
@@ -47,7 +47,7 @@ class AnalysisGroup(click.Group):
     def __init__(self, word: str) -> None:
         self.word = word
         names = ", ".join(self._names())
-        text, metavar = f"Commands: {names}.", None
+        text, metavar = f"{GROUPS.get(word, 'Commands')}: {names}.", None
         if word in TABLE:
             own = analysis_command(word)
             place = own.params[0].make_metavar(click.Context(own))

@@ -67,7 +67,7 @@ SHARED: dict[str, dict[str, Any]] = {
     },
     "device": {
         "names": ["--device"], "metavar": "DEVICE",
-        "help": "cpu, cuda, cuda:1 or mps (default: a GPU if there is one)",
+        "help": "Device to run on: cpu, cuda, cuda:1 or mps (default: cuda if there is a GPU, else cpu)",
     },
     "dtype": {
         "names": ["--dtype"], "type": click.Choice(DTYPES),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -58,11 +57,11 @@ def map_figure(maps: Mapping[str, Tensor], *, headline: str, reading: str = "") 
         )
     # two scales share the height of the figure
     both = len(set(signed.values())) > 1
-    upper = {"len": 0.5, "y": 1, "yanchor": "top"} if both else {"len": 1}
-    lower = {"len": 0.5, "y": 0, "yanchor": "bottom"} if both else {"len": 1}
+    upper = {"title": {"text": "share"}} | ({"len": 0.5, "y": 1, "yanchor": "top"} if both else {"len": 1})
+    lower = {"title": {"text": "copying"}} | ({"len": 0.5, "y": 0, "yanchor": "bottom"} if both else {"len": 1})
     figure.update_layout(
-        coloraxis={"colorscale": SCORE_SCALE, "cmin": 0, "cmax": 1, "colorbar": _bar("share") | upper},
-        coloraxis2={"colorscale": SIGNED_SCALE, "cmin": -1, "cmax": 1, "colorbar": _bar("copying") | lower},
+        coloraxis={"colorscale": SCORE_SCALE, "cmin": 0, "cmax": 1, "colorbar": upper},
+        coloraxis2={"colorscale": SIGNED_SCALE, "cmin": -1, "cmax": 1, "colorbar": lower},
     )
     figure.update_xaxes(dtick=_step(layers), showgrid=False, ticks="", range=[-0.5, layers - 0.5])
     figure.update_yaxes(dtick=_step(heads), showgrid=False, ticks="", range=[heads - 0.5, -0.5])
@@ -174,10 +173,6 @@ def correlation_figure(table: pd.DataFrame, kinds: Sequence[str], *, name: str) 
         lines=2 * len(kinds),
         keep=True,
     )
-
-
-def _bar(title: str) -> dict[str, Any]:
-    return {"title": {"text": title}, "dtick": 0.5}
 
 
 def _offsets(points: list[tuple[float, float]]) -> list[tuple[int, int]]:

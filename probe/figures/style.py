@@ -40,7 +40,7 @@ AXIS = {
 }  # fmt: skip
 BAR = {
     "thickness": 12, "outlinewidth": 0, "tickfont": {"color": MUTED}, "ticklen": 3, "tickcolor": GRID,
-    "title": {"font": {"size": SIZE}},
+    "title": {"font": {"size": SIZE}}, "nticks": 4,
 }  # fmt: skip
 LOOK: dict[str, Any] = {
     "layout": {

@@ -101,6 +101,14 @@ def test_no_command_shows_the_help(capsys):
     assert "Commands:" in capsys.readouterr().err
 
 
+def test_groups_and_devices_are_described_in_sentences(capsys):
+    assert cli.run(["--help"]) == 0
+    assert "Change a model's attention and measure what follows: act." in capsys.readouterr().out
+    assert cli.run(["stats", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "--device DEVICE Device to run on: cpu, cuda, cuda:1 or mps (default:" in said
+
+
 def test_version_is_the_distribution_s(capsys):
     from importlib.metadata import PackageNotFoundError, version
 
@@ -214,6 +222,11 @@ def test_progress_is_silent_off_the_terminal(capsys):
     with bar("needles") as progress:
         progress(1, 2)
     assert capsys.readouterr() == ("", "")
+
+
+def test_a_title_longer_than_its_table_stays_one_line(capsys):
+    show(("a", "b"), [("1", "2")], title="A title that is much longer than two columns")
+    assert capsys.readouterr().out.splitlines() == ["A title that is much longer than two columns", "a  b", "1  2"]
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,7 @@ from pathlib import Path
 import pytest
 
 import probe
-<<<<<<< HEAD
 import probe.analyses
-=======
-from probe.analyses import TABLE
->>>>>>> cut-P
 from probe.app import cli
 from probe.saving.results import Result
 from probe.saving.runs import read_prompts
@@ -24,7 +20,7 @@ from tests.app.toy_parts import ANALYSIS, SETTINGS
 ROOT = Path(__file__).parents[2]
 MAIN = """
 import sys
-sys.path.insert(0, sys.argv.pop(1))
+sys.path.insert(0, {folder!r})
 import probe.analyses
 probe.analyses.TABLE["toy"] = "toy.analysis:Toy"
 from probe.app.cli import main
@@ -34,26 +30,17 @@ main()
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-<<<<<<< HEAD
     """A user's folder with the toy's package in it."""
     folder = tmp_path_factory.mktemp("user")
     package = folder / "toy"
     package.mkdir()
     (package / "settings.py").write_text(SETTINGS)
     (package / "analysis.py").write_text(ANALYSIS)
-=======
-    """A user's folder, with the toy in it."""
-    folder = tmp_path_factory.mktemp("user")
-    (folder / "toy").mkdir()
-    (folder / "toy" / "settings.py").write_text(SETTINGS)
-    (folder / "toy" / "analysis.py").write_text(ANALYSIS)
->>>>>>> cut-P
     return folder
 
 
 @pytest.fixture
 def toy(folder, llama, monkeypatch, capsys):
-<<<<<<< HEAD
     """Run the command line in this process, with the toy in the table and the session's model."""
     monkeypatch.syspath_prepend(str(folder))
     monkeypatch.chdir(folder)
@@ -63,16 +50,6 @@ def toy(folder, llama, monkeypatch, capsys):
     def call(*arguments: str) -> tuple[int, str, str]:
         status = cli.run(["toy", *arguments])
         return status, *capsys.readouterr()
-=======
-    """Run the command line with the toy in the table, in that folder, on the session's model."""
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(folder)
-    monkeypatch.setitem(TABLE, "toy", "toy.analysis:Toy")
-    monkeypatch.setattr(probe, "load", lambda name, **options: llama, raising=False)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        return cli.run(["toy", *arguments]), *capsys.readouterr()
->>>>>>> cut-P
 
     return call
 
@@ -98,28 +75,18 @@ def test_a_dry_run_measures_nothing(toy, folder):
     assert not (folder / "dry").exists()
 
 
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
+def test_a_wrong_setting_is_one_line_and_status_2(toy):
+    for arguments, message in (
         (("--prompts", "0"), "probe: --prompts: expected at least 1, got 0\n"),
         (("--preset", "slow"), "probe: Invalid value for '--preset'"),
         (("--layers", "99"), "probe: --layers: llama has layers 0..29, got 99\n"),
-<<<<<<< HEAD
     ):
         status, _, err = toy(*arguments)
         assert status == 2 and err.startswith(message) and err.count("\n") == 1
-=======
-    ],
-)
-def test_a_wrong_setting_is_one_line_and_status_2(toy, arguments, message):
-    status, _, err = toy(*arguments)
-    assert status == 2 and err.startswith(message) and err.count("\n") == 1
->>>>>>> cut-P
 
 
 @pytest.mark.slow
 def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy, folder):
-<<<<<<< HEAD
     status, out, err = toy("--out", "whole")
     assert status == 0, err
     assert "Claims that this run tests:" in out and "holds: Heads look at one key" in out
@@ -147,39 +114,6 @@ def test_a_killed_run_continues_and_gives_the_numbers_of_a_whole_one(toy, folder
     assert content["manifest"]["passes"] > 0 and content["manifest"]["outside"] > 0
     assert [len(prompt["ids"]) for prompt in read_prompts(folder / "killed")] == [8, 8, 8]
 
-=======
-    whole = toy("--out", "whole", "--json")
-    assert whole[0] == 0, whole[2]
-    content = json.loads(whole[1])
-    assert content.keys() == {"settings", "manifest", "findings", "tables", "scores", "figures"}
-    assert content["settings"] == {"seed": 0, "prompts": 3, "pause": 0.0}
-    assert content["findings"][0]["verdict"] == "holds"
-    assert content["scores"]["sharp"]["unit"] == "share" and len(content["scores"]["sharp"]["values"]) == 30
-    assert Path(folder / content["figures"]["layers"]).exists()
-    assert content["manifest"]["passes"] > 0 and content["manifest"]["outside"] > 0
-
-    process = subprocess.Popen(
-        [sys.executable, "-c", MAIN, str(folder), "toy", "--out", "killed", "--pause", "1"],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, text=True, stderr=subprocess.PIPE,
-    )  # fmt: skip
-    lines = folder / "killed" / "units.jsonl"
-    while not lines.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept = lines.read_bytes().count(b"\n")
-    assert 1 <= kept < 3
-    status, out, err = toy("--out", "killed", "--pause", "1")
-    assert status == 0, err
-    assert "Claims that this run tests:" in out and "holds: Heads look at one key" in out
-    seconds = [json.loads(line)["seconds"] for line in lines.read_text().splitlines()]
-    assert len(seconds) == 3
-    again = json.loads(toy("--out", "killed", "--pause", "1", "--json")[1])
-    assert again["tables"] == content["tables"] and again["scores"] == content["scores"]
-    assert [len(prompt["ids"]) for prompt in read_prompts(folder / "killed")] == [8, 8, 8]
-
->>>>>>> cut-P
     status, _, err = toy("--out", "killed", "--prompts", "2")
     assert status == 2 and "prompts: expected 3, got 2" in err
 

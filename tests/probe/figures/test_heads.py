@@ -12,6 +12,7 @@ from probe import Head
 from probe.analyses.heads.catalogue import correlation_table
 from probe.figures import Plot
 from probe.figures.heads import correlation_figure, map_figure, scatter_figure
+from probe.figures.style import LOOK
 
 
 def drawn(plot: Plot) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -42,6 +43,9 @@ def test_a_signed_score_has_a_scale_of_its_own():
     assert [trace["coloraxis"] for trace in traces] == ["coloraxis", "coloraxis2"]
     assert (layout["coloraxis2"]["cmin"], layout["coloraxis2"]["cmax"]) == (-1, 1)
     assert (layout["coloraxis"]["cmin"], layout["coloraxis"]["cmax"]) == (0, 1)
+    # the template's few ticks, which a fixed step would override where the figure is small
+    assert all("dtick" not in layout[axis]["colorbar"] for axis in ("coloraxis", "coloraxis2"))
+    assert LOOK["layout"]["coloraxis"]["colorbar"]["nticks"] == 4
 
 
 def test_a_scatter_marks_and_names_heads():
