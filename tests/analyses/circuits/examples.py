@@ -78,7 +78,9 @@ def circuits() -> list[Result]:
     return [circuit(), circuit(kept=0.1, random=1.5), no_gap()]
 
 
-def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12) -> Edges:
+def edges(
+    best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12, gap: float = 0.2
+) -> Edges:
     """Edges whose circuits keep `best` of a LD of 4 at half the edges; exact effects are `exact` times the scores."""
     graph = Graph(2, 4, 2, (False, False))
     raw = torch.zeros(graph.exists.shape)
@@ -93,7 +95,7 @@ def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, 
     rows = {"sender": "L0H0", "receiver": "logits", "percent": percent.tolist()}
     return Edges(
         manifest=manifest("circuit edges"), task="ioi", method="EAP", graph=asdict(graph), raw=raw,
-        standard_error=0.1 * raw.abs(), scored_clean=spread(4.0), scored_corrupted=spread(-4.0),
+        standard_error=0.1 * raw.abs(), scored_clean=spread(4.0, gap), scored_corrupted=spread(-4.0, -gap),
         clean=spread(4.0, size), corrupted=spread(0.0, size).flip(0), percents=(50.0, 100.0), sizes=sizes,
         difference=torch.stack([curve(best), curve(best)]), random=torch.stack([curve(random), curve(random)]),
         exact=pd.DataFrame(rows | {"exact": (exact * percent + noise).tolist(), "exact_error": 1.0}),
