@@ -54,7 +54,7 @@ def circuit(
     own = [heads[first + place] for place in range(5)]
     trials = planned({"logits": own}, heads, draws=2, seed=0)
     levels = {"whole": 4.0, "nothing": 0.0, "circuit": kept, "random 0": random, "random 1": random}
-    names = {trial.name for trial in trials} | {trial.whole[0] for trial in trials if trial.whole}
+    names = {name for trial in trials for name in trial.knock_outs}
     scores = {name: spread(levels.get(name, 1.0), -size if name == "nothing" else size).tolist() for name in names}
     tests, test_ld = scored(trials, scores)
     attention = effects[["layer", "head", "name"]].assign(IO=0.4, S1=0.1, S2=0.1)
