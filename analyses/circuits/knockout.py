@@ -86,9 +86,7 @@ class Bench:
 def _group_means(fills: Sequence[Mapping[int, Tensor]], parts: Sequence[Pairs]) -> None:
     """Give each prompt, in place, the mean over its group and length, taken over all batches."""
     kinds = [
-        (group, int(length))
-        for part in parts
-        for group, length in zip(part.groups or ("",) * len(part), _lengths(part), strict=True)
+        kind for part in parts for kind in zip(part.groups or ("",) * len(part), part.lengths.tolist(), strict=True)
     ]
     for layer in fills[0]:
         rows = [z for fill in fills for z in fill[layer]]
@@ -97,9 +95,3 @@ def _group_means(fills: Sequence[Mapping[int, Tensor]], parts: Sequence[Pairs]) 
             mean = torch.stack(alike).double().mean(0)
             for own in alike:
                 own.copy_(mean)
-
-
-def _lengths(part: Pairs) -> list[int]:
-    if part.padding is None:
-        return [part.clean.shape[1]] * len(part)
-    return part.padding.sum(1).tolist()

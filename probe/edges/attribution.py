@@ -96,8 +96,8 @@ def _scores(
                 progress(index * len(points) + done, len(planned) * len(points))
         found = found.double() / len(points)
         error = found.std(0) / len(part) ** 0.5 if len(part) > 1 else found[0] * torch.nan
-        ends = (part.logit_difference(each.logits).float().cpu() for each in (clean, corrupted))
-        parts.append((rows, EdgeScores(graph, found.mean(0), error, *ends, method)))
+        first, second = (part.logit_difference(each.logits).float().cpu() for each in (clean, corrupted))
+        parts.append((rows, EdgeScores(graph, found.mean(0), error, first, second, method)))
     return joined(parts, prompts=len(pairs))
 
 

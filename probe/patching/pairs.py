@@ -69,6 +69,11 @@ class Pairs:
         """Return the column of END."""
         return self.clean.shape[1] - 1
 
+    @property
+    def lengths(self) -> Tensor:
+        """Return the number of tokens of each prompt, [prompts]."""
+        return torch.full((len(self),), self.clean.shape[1]) if self.padding is None else self.padding.sum(1)
+
     def hashes(self) -> list[str]:
         """Return a hash of each pair, over the ids of both prompts."""
         return [ids_hash(torch.cat(sides)) for sides in zip(self.clean, self.corrupted, strict=True)]
@@ -95,8 +100,7 @@ class Pairs:
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Pairs]]:
         """Yield rows and pairs, at most `size` at a time; prompts of similar length come together."""
-        lengths = torch.full((len(self),), self.clean.shape[1]) if self.padding is None else self.padding.sum(1)
-        for rows in lengths.argsort(stable=True).split(size):
+        for rows in self.lengths.argsort(stable=True).split(size):
             yield rows, self.take(rows)
 
     def logit_difference(self, logits: Tensor) -> Tensor:
@@ -127,38 +131,28 @@ def pairs(model: Model, prompts: Sequence[PromptPair], *, bos: bool | None = Non
     names = list(prompts[0].roles)
     if any(set(prompt.roles) != set(names) for prompt in prompts):
         raise UsageError(f"every prompt must name the same roles as the first one, {names}")
+    rows = list(zip(prompts, clean, strict=True))
     columns = {
-        name: torch.tensor(
-            [
-                _token(prompt, tokens, name) + ids.shape[1] - len(tokens)
-                for prompt, tokens in zip(prompts, clean, strict=True)
-            ]
-        )
+        name: torch.tensor([_token(prompt, tokens, name) + ids.shape[1] - len(tokens) for prompt, tokens in rows])
         for name in names
     }
     counts = {len(prompt.choices) for prompt in prompts}
     if len(counts) > 1:
         raise UsageError(f"every prompt must have the same number of choices, got {sorted(counts)}")
-    good = [answer(model, tokens, prompt.good) for prompt, tokens in zip(prompts, clean, strict=True)]
-    bad = [answer(model, tokens, prompt.bad) for prompt, tokens in zip(prompts, clean, strict=True)]
+    good = [answer(model, tokens, prompt.good) for prompt, tokens in rows]
+    bad = [answer(model, tokens, prompt.bad) for prompt, tokens in rows]
     for prompt, one, other in zip(prompts, good, bad, strict=True):
         if one == other:
             place = shortened(prompt.clean, end=True)
             raise UsageError(f"good and bad must differ, got {prompt.good!r} for both after {place}")
+    choices = [[answer(model, tokens, choice) for choice in prompt.choices] for prompt, tokens in rows]
     return Pairs(
         clean=ids,
         corrupted=others,
         padding=padding,
         good=torch.tensor(good),
         bad=torch.tensor(bad),
-        choices=None
-        if counts == {0}
-        else torch.tensor(
-            [
-                [answer(model, tokens, choice) for choice in prompt.choices]
-                for prompt, tokens in zip(prompts, clean, strict=True)
-            ]
-        ),
+        choices=None if counts == {0} else torch.tensor(choices),
         roles=columns,
         groups=tuple(prompt.group for prompt in prompts),
     )

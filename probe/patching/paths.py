@@ -125,26 +125,25 @@ class _Senders:
         hooks: list[AbstractContextManager[None]] = []
         frozen = range(self.layer, tail.model.n_layers) if self.freeze_mlps else ()
         written = {layer: tail.copies(self.clean.mlp[layer], copies) for layer in frozen}
+        corrupted = tail.copies(self.corrupted.z[self.layer], 1, columns=2)
+        mlps = []
         for copy, sender in enumerate(senders, start=1):
             own = slice(copy * size, (copy + 1) * size)
             if isinstance(sender, Head):
-                z[self.layer][own, sender.head] = tail.copies(self.corrupted.z[self.layer], 1, columns=2)[
-                    :, sender.head
-                ]
-        senders_mlp = [copy for copy, sender in enumerate(senders, start=1) if isinstance(sender, MLP)]
-        other = tail.copies(self.corrupted.mlp[self.layer], 1) if senders_mlp else None
+                z[self.layer][own, sender.head] = corrupted[:, sender.head]
+            else:
+                mlps.append(own)
 
         def write(layer: int) -> Callable[[Tensor], Tensor]:
             def states(computed: Tensor) -> Tensor:
                 found = written.get(layer, computed).to(computed).clone().view(copies * size, -1, computed.shape[-1])
-                if layer == self.layer and other is not None:
-                    for copy in senders_mlp:
-                        found[copy * size : (copy + 1) * size] = other
+                for own in mlps if layer == self.layer else ():
+                    found[own] = tail.copies(self.corrupted.mlp[layer], 1)
                 return found.view_as(computed)
 
             return states
 
-        for layer in written.keys() | ({self.layer} if senders_mlp else set()):
+        for layer in written.keys() | ({self.layer} if mlps else set()):
             hooks.append(tail.stream.writing(layer, write(layer)))
         if operands is not None:
             hooks.append(tail.stream.skipping(range(operands.last + 1, tail.model.n_layers)))

@@ -13,14 +13,12 @@ from probe.analyses.circuits.knockout import Bench
 from probe.analyses.circuits.reuse.result import weighted
 from probe.analyses.circuits.tasks.registry import task
 from probe.heads import Head
-from probe.patching.attribution import attribution
 from probe.patching.effects import Effects
 from probe.patching.nodes import queries
 from probe.patching.paths import to_inputs, to_logits
-from probe.patching.places import patch
 
-# Path patching to the logits, MLPs frozen, 40 prompts: percent of the gap. The standard errors of other prompts'
-# effects are about these and those of the prompts here together.
+# Path patching to the logits, MLPs frozen: percent of the gap, of 40 prompts. The tests draw 20 others, whose effects
+# differ by the errors of both.
 TABLE = {
     "ioi": {
         "L23H3": 40.2, "L29H1": 25.7, "L24H4": -19.5, "L29H0": -19.1, "L23H0": 16.5, "L23H2": 11.4, "L23H1": 10.9,
@@ -75,24 +73,6 @@ def test_what_two_tasks_share_beside_as_much_as_can_be_and_as_good_as_nothing(ef
     alike = {name: weighted(first.normalised, found.normalised) for name, found in others.items()}
     assert shared["again"] == 10 and shared["colored-objects"] == 9 and shared["other"] <= 1
     assert alike["again"] > 0.9 and alike["colored-objects"] == pytest.approx(0.61, abs=0.08) and alike["other"] < 0.15
-
-
-@pytest.mark.slow
-def test_attribution_misses_the_inhibition_head_that_exact_patching_finds_first(llama):
-    """L20H0 acts through attention that is saturated: of 40 % of the gap the clean gradient sees a fifth."""
-    pairs, head = task(llama, "ioi", prompts=8).pairs(llama), Head(20, 0)
-    exact, clean = patch(llama, pairs, llama.heads()), attribution(llama, pairs)
-    between = attribution(llama, pairs, steps=5)
-    assert exact.top(1) == [head] and 33 < exact.of(head) < 52
-    assert clean.of(head) < 14 and clean.of(head) + 8 < between.of(head) < 32
-
-    def pearson(found) -> float:
-        return float(torch.corrcoef(torch.stack([exact.normalised, found.normalised]))[0, 1])
-
-    assert 0.8 < pearson(clean) < 0.94 < pearson(between) < 0.99
-    others = [place for place, each in enumerate(exact.nodes) if each != head]
-    # all other heads it ranks well
-    assert float(torch.corrcoef(torch.stack([exact.normalised[others], clean.normalised[others]]))[0, 1]) > 0.97
 
 
 # Wang et al. 2022, as in the authors' code.

@@ -68,6 +68,7 @@ def test_a_file_of_pairs_as_json_then_as_tables(tmp_path, capsys, monkeypatch):
     assert "made with other options (keep: expected 3, got 4)" in error and error.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_search_of_the_packaged_model(packaged, llama, tmp_path_factory, capsys, monkeypatch):
     found, folder = shared_run(search, llama, SEARCH, tmp_path_factory)
     monkeypatch.setattr(PairsAnalysis, "measured", measured_again)
@@ -82,6 +83,7 @@ def test_a_search_of_the_packaged_model(packaged, llama, tmp_path_factory, capsy
     assert "negative mover" in out and "faithfulness" in out and found.summary()[1] in out
 
 
+@pytest.mark.slow
 def test_edges_of_the_packaged_model(packaged, llama, tmp_path_factory, capsys, monkeypatch):
     found, folder = shared_run(edges, llama, EDGES, tmp_path_factory)
     monkeypatch.setattr(PairsAnalysis, "measured", measured_again)

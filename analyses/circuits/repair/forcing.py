@@ -66,7 +66,7 @@ def answers(
     """Return the answers with END rows of `heads` forced onto the columns `keys` [prompts, keys] in equal parts."""
     if pairs.choices is None:
         raise UsageError("a repair needs prompts with choices, the right one first")
-    best, top = torch.empty(len(pairs), dtype=torch.int64), torch.empty(len(pairs), dtype=torch.int64)
+    best, top = torch.empty(2, len(pairs), dtype=torch.int64)
     # columns count the padding of the whole set, of which a batch drops what it does not need
     width = pairs.clean.shape[1]
     for rows, part in pairs.batches(batch):

@@ -40,7 +40,7 @@ def joined_circuits(found: Reuse) -> Plot:
             x=[x] * len(top),
             y=[height[str(name)] for name in top.index],
             mode="markers+text",
-            text=[f"{name} {value:+.0f} %" for name, value in top[run].items()],
+            text=[f"{name} {value:+.0f} %" if found.runs[run].divides else name for name, value in top[run].items()],
             textposition=text,
             textfont={"size": 12, "color": INK},
             marker={
@@ -77,6 +77,11 @@ def scatter(found: Reuse) -> Plot:
     rows = found.effects[found.effects["stage"] == "logits"]
     shared = set(found.shared())
     largest = rows[[FIRST, SECOND]].abs().max(axis=1) >= 5
+    units = {}
+    for run in SIDES:  # a gap within its error divides nothing
+        divides, gap = found.runs[run].divides, found.runs[run].gap
+        units[run] = "% of gap" if divides else "logits"
+        rows = rows.assign(**{run: rows[run] * (1 if divides else gap / 100)})
     rank = rows[FIRST].rank(method="first").astype(int)  # neighbours' names above and below their points in turn
     figure = go.Figure(
         go.Scatter(
@@ -88,11 +93,11 @@ def scatter(found: Reuse) -> Plot:
             textfont={"size": 11},
             marker={"size": 8, "color": [GREEN if name in shared else MUTED for name in rows["name"]], "opacity": 0.8},
             customdata=rows["name"],
-            hovertemplate="%{customdata}: %{x:.1f} %, %{y:.1f} %<extra></extra>",
+            hovertemplate=f"%{{customdata}}: %{{x:.2f}} {units[FIRST]}, %{{y:.2f}} {units[SECOND]}<extra></extra>",
         )
     )
-    figure.update_xaxes(title=f"effect in {found.tasks[FIRST]}, % of gap")
-    figure.update_yaxes(title=f"effect in {found.tasks[SECOND]}, % of gap")
+    figure.update_xaxes(title=f"effect in {found.tasks[FIRST]}, {units[FIRST]}")
+    figure.update_yaxes(title=f"effect in {found.tasks[SECOND]}, {units[SECOND]}")
     weighted = found.overlaps.query("stage == 'logits' and run == @SECOND")["weighted"].iloc[0]
     return Plot(
         figure,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -63,10 +63,11 @@ class Search(PairsAnalysis[Settings, Circuit]):
             return [*found, *self.batches(stage, stage=stage, into=[list(each) for each in into])]
         if self.settings.no_tests:
             return found
-        for trial in self._trials(tables):
-            for name, heads in ((trial.name, trial.heads), *([trial.whole] if trial.whole else [])):
-                found.append(Unit(name, {"heads": [list(head) for head in heads]}))
-        return found
+        return found + [
+            Unit(name, {"heads": [list(head) for head in heads]})
+            for trial in self._trials(tables)
+            for name, heads in trial.knock_outs.items()
+        ]
 
     def measure(self, model: Model, unit: Unit) -> Measured:
         chosen = self.settings
@@ -92,8 +93,7 @@ class Search(PairsAnalysis[Settings, Circuit]):
         stages, _ = self._traced(records)
         tests, test_ld = pd.DataFrame(columns=list(TESTS)), torch.empty(0, len(self.pairs))
         if not self.settings.no_tests:
-            trials = self._trials(stages)
-            tests, test_ld = scored(trials, _scores(trials, records))
+            tests, test_ld = scored(self._trials(stages), records)
         effects = stages["logits"][1]
         return Circuit(
             manifest=replace(manifest, bos=self.bos),
@@ -141,11 +141,6 @@ Stages = dict[str, tuple[Sequence[Input], Effects, pd.DataFrame]]
 def _attention(records: Records) -> EndAttention:
     seen = records["attention"]
     return EndAttention(torch.tensor(seen["mass"]), tuple(seen["roles"]))
-
-
-def _scores(trials: Sequence[Trial], records: Records) -> dict[str, Any]:
-    names = {trial.name for trial in trials} | {trial.whole[0] for trial in trials if trial.whole is not None}
-    return {name: records[name] for name in names}
 
 
 run = runner(Search, Settings)

@@ -43,6 +43,9 @@ def circuit_figure(found: Circuit) -> Plot:
                     x=[x, end_x], y=[y, end_y], mode="lines", line={"color": GRID, "width": 1}, hoverinfo="skip",
                     showlegend=False,
                 )  # fmt: skip
+    numbers, unit, form = ["percent", "percent_error"], "%", ".1f"
+    if not found.divides:
+        numbers, unit, form = ["raw", "standard_error"], "logits", ".3f"
     for stage in stages:
         rows = kept[stage]
         figure.add_scatter(
@@ -57,8 +60,9 @@ def circuit_figure(found: Circuit) -> Plot:
                 "color": [BLUE if percent > 0 else VERMILION for percent in rows["percent"]],
                 "opacity": 0.9,
             },
-            customdata=rows[["percent", "percent_error", "role"]],
-            hovertemplate="%{text}, %{customdata[2]}<br>%{customdata[0]:+.1f} ± %{customdata[1]:.1f} %<extra></extra>",
+            customdata=rows[[*numbers, "role"]],
+            hovertemplate="%{text}, %{customdata[2]}<br>"
+            f"%{{customdata[0]:+{form}}} ± %{{customdata[1]:{form}}} {unit}<extra></extra>",
             showlegend=False,
         )
     figure.update_xaxes(
@@ -79,8 +83,9 @@ def circuit_figure(found: Circuit) -> Plot:
 
 
 def effect_map(found: Circuit) -> Plot:
-    """Draw the effect of every head on the logits."""
-    effects = found.percent("logits")
+    """Draw the effect of every head on the logits: in percent of the gap, or in logits where that is uncertain."""
+    column, unit, form = ("percent", "%", "+.1f") if found.divides else ("raw", "logits", "+.3f")
+    effects = found.percent("logits", column)
     most = float(effects.abs().max())
     layers, heads = effects.shape
     figure = go.Figure(
@@ -91,19 +96,20 @@ def effect_map(found: Circuit) -> Plot:
             colorscale=SIGNED_SCALE,
             xgap=1,
             ygap=1,
-            colorbar={"title": "% of gap"},
+            colorbar={"title": "% of gap" if found.divides else "logits"},
             text=[[str(Head(layer, head)) for layer in range(layers)] for head in range(heads)],
-            hovertemplate="%{text}: %{z:+.1f} %<extra></extra>",
+            hovertemplate=f"%{{text}}: %{{z:{form}}} {unit}<extra></extra>",
         )
     )
     figure.update_xaxes(title="layer")
     figure.update_yaxes(title="head", autorange="reversed")
     first = found.stage("logits").iloc[0]
+    moved = f"moves {abs(first['percent']):.0f} % of" if found.divides else f"changes by {first['raw']:+.2f} logits"
     return Plot(
         figure,
-        headline=f"{first['name']} moves {abs(first['percent']):.0f} % of the logit difference of {found.task}",
+        headline=f"{first['name']} {moved} the logit difference of {found.task}",
         reading=f"{found.manifest.name}: each head patched along its path to the logits, over "
-        f"{len(found.manifest.prompts)} prompts.",
+        f"{found.behaviour['prompts']} prompts.",
         width=28 * layers,
         height=28 * heads,
         lines=min(heads, 16) + 2,
@@ -125,12 +131,17 @@ def knockout_figure(found: Circuit) -> Plot:
         )  # fmt: skip
     figure.update_xaxes(title="logit difference, logits (mean over prompts, 95 % interval)")
     figure.update_yaxes(categoryorder="array", categoryarray=list(colours)[::-1])
-    circuit, others = found.value("faithfulness", "circuit"), found.value("faithfulness", "random")
+    if found.faithfulness("circuit")[0].known:
+        circuit, others = (f"{found.value('faithfulness', what):.0%}" for what in ("circuit", "random"))
+        kept = f"{circuit} of the logit difference, random ones {others}"
+    else:
+        mean = rows.groupby("what")["ld"].mean()
+        kept = f"a logit difference of {mean['circuit']:.2f}, random ones of {mean['random']:.2f}"
     fill = found.manifest.options["fill"]
     out = "write what they write in the corrupted prompt" if fill == "corrupted" else f"are knocked out ({fill})"
     return Plot(
         figure,
-        headline=f"The circuit keeps {circuit:.0%} of the logit difference, random ones {others:.0%}",
+        headline=f"The circuit keeps {kept}",
         reading=f"{found.task}: all heads but {len(found.heads())} {out}.",
         width=720,
         height=200,

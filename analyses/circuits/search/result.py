@@ -118,10 +118,10 @@ class Circuit(Result):
         return tuple(lines)
 
     def findings(self) -> tuple[Finding, ...]:
-        about = {"seed": self.manifest.seed, "command": self.manifest.command}
-        if not len(self.tests):
-            return (FAITHFUL.finding(None, **about),)
-        return (FAITHFUL.finding(self.faithfulness("circuit")[0], of_draws(self.faithfulness("random")), **about),)
+        found = [None]
+        if len(self.tests):
+            found = [self.faithfulness("circuit")[0], of_draws(self.faithfulness("random"))]
+        return (FAITHFUL.finding(*found, seed=self.manifest.seed, command=self.manifest.command),)
 
     def to_df(self) -> pd.DataFrame:
         """Return the heads that the stages kept, from the logits backwards, largest effect first."""

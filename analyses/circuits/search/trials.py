@@ -35,6 +35,11 @@ class Trial:
     heads: Sequence[Head]
     whole: tuple[str, Sequence[Head]] | None = None
 
+    @property
+    def knock_outs(self) -> dict[str, Sequence[Head]]:
+        """Return the heads that each knock-out of the row leaves in place, by its name."""
+        return {self.name: self.heads} | (dict([self.whole]) if self.whole else {})
+
 
 def planned(kept: Mapping[str, Sequence[Head]], everything: Sequence[Head], *, draws: int, seed: int) -> list[Trial]:
     """Return the trials of a circuit, given by stage, beside `draws` random circuits of the same size."""
@@ -69,7 +74,7 @@ def scored(trials: Sequence[Trial], scores: Mapping[str, Sequence[float]]) -> tu
     value is a share of span = F(whole model) - F(nothing): F - F(nothing) for faithfulness, |F(circuit - K) - F(whole
     model - K)| for completeness, and F(circuit) - F for minimality.
     """
-    found = {name: torch.tensor(values).double() for name, values in scores.items()}
+    found = {name: torch.tensor(scores[name]).double() for trial in trials for name in trial.knock_outs}
     whole, nothing, own = (float(found[name].mean()) for name in ("whole", "nothing", "circuit"))
     span = whole - nothing or nan  # equal prompts leave nothing to divide by
     rows: list[dict[str, Any]] = []

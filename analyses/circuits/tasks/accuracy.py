@@ -37,12 +37,8 @@ class Accuracy:
         """Return one flat row: each estimate with its _low and _high."""
         row: dict[str, float | int | None] = {"prompts": self.prompts, "choices": self.choices}
         for name in ("top1", "good_over_bad", "best", "ld"):
-            found: Estimate | None = getattr(self, name)
-            row |= {
-                name: None if found is None else found.value,
-                f"{name}_low": None if found is None else found.low,
-                f"{name}_high": None if found is None else found.high,
-            }
+            for part, end in (("value", ""), ("low", "_low"), ("high", "_high")):
+                row[f"{name}{end}"] = getattr(getattr(self, name), part, None)
         return row | {"ld_sd": self.ld_sd}
 
 

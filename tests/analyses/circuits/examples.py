@@ -54,7 +54,7 @@ def circuit(
     own = [heads[first + place] for place in range(5)]
     trials = planned({"logits": own}, heads, draws=2, seed=0)
     levels = {"whole": 4.0, "nothing": 0.0, "circuit": kept, "random 0": random, "random 1": random}
-    names = {trial.name for trial in trials} | {trial.whole[0] for trial in trials if trial.whole}
+    names = {name for trial in trials for name in trial.knock_outs}
     scores = {name: spread(levels.get(name, 1.0), -size if name == "nothing" else size).tolist() for name in names}
     tests, test_ld = scored(trials, scores)
     attention = effects[["layer", "head", "name"]].assign(IO=0.4, S1=0.1, S2=0.1)
@@ -78,7 +78,9 @@ def circuits() -> list[Result]:
     return [circuit(), circuit(kept=0.1, random=1.5), no_gap()]
 
 
-def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12) -> Edges:
+def edges(
+    best: float, random: float, *, size: float = 0.2, exact: float = 1.0, count: int = 12, gap: float = 0.2
+) -> Edges:
     """Edges whose circuits keep `best` of a LD of 4 at half the edges; exact effects are `exact` times the scores."""
     graph = Graph(2, 4, 2, (False, False))
     raw = torch.zeros(graph.exists.shape)
@@ -93,7 +95,7 @@ def edges(best: float, random: float, *, size: float = 0.2, exact: float = 1.0, 
     rows = {"sender": "L0H0", "receiver": "logits", "percent": percent.tolist()}
     return Edges(
         manifest=manifest("circuit edges"), task="ioi", method="EAP", graph=asdict(graph), raw=raw,
-        standard_error=0.1 * raw.abs(), scored_clean=spread(4.0), scored_corrupted=spread(-4.0),
+        standard_error=0.1 * raw.abs(), scored_clean=spread(4.0, gap), scored_corrupted=spread(-4.0, -gap),
         clean=spread(4.0, size), corrupted=spread(0.0, size).flip(0), percents=(50.0, 100.0), sizes=sizes,
         difference=torch.stack([curve(best), curve(best)]), random=torch.stack([curve(random), curve(random)]),
         exact=pd.DataFrame(rows | {"exact": (exact * percent + noise).tolist(), "exact_error": 1.0}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from probe.analyses.circuits.quotient import of_draws, quotient
 from probe.edges.curves import CircuitCurve
 from probe.frame.findings import FAILS, HOLDS, UNCLEAR, Estimate
 from probe.saving.results import Result
-from tests.analyses.circuits.examples import EXAMPLES, no_gap
+from tests.analyses.circuits.examples import EXAMPLES, PROMPTS, edges, no_gap, reuses
 
 
 @pytest.mark.parametrize("name", list(EXAMPLES))
@@ -36,6 +38,18 @@ def test_without_a_gap_nothing_is_a_percentage():
     assert not found.divides and found.head_scores() == {}
     assert found.tables()["heads"].rows["percent"].isna().all() and found.tables()["tests"].rows["value"].isna().all()
     assert "%" not in found.summary()[1] and "an unknown share" in found.summary()[2]
+    results = {
+        "search": found,
+        "edges": edges(0.95, 0.1, size=20.0, gap=20.0),
+        "reuse": replace(reuses()[0], first=found, second=found),
+    }
+    for result in results.values():
+        for plot in result.figures().values():
+            words = plot.figure.to_json() + plot.headline
+            drawn = re.sub(r"95 %|% of (the )?edges|edges kept, % of all|%: the best", "", words)
+            assert not re.search(r"(?<!\\)%(?!\{)", drawn), (plot.headline, re.findall(r".{40}%(?!\{).{20}", drawn))
+    heads = results["search"].figures()["heads"]
+    assert "changes by" in heads.headline and f"over {PROMPTS} prompts" in heads.reading
 
 
 def test_a_quotient_has_the_interval_of_the_delta_method():

@@ -22,6 +22,7 @@ def found(llama, tmp_path_factory) -> Edges:
     return shared_run(edges, llama, EDGES, tmp_path_factory)[0]
 
 
+@pytest.mark.slow
 def test_scores_and_exact_effects_are_of_half_of_the_prompts(found, llama):
     pairs = task(llama, "ioi", prompts=8).pairs(llama)
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
@@ -36,6 +37,7 @@ def test_scores_and_exact_effects_are_of_half_of_the_prompts(found, llama):
     assert found.exact["sender"].tolist() == [str(edge.sender) for edge in wanted.top(4)]
 
 
+@pytest.mark.slow
 def test_the_best_edges_keep_the_answer_and_random_ones_do_not(found):
     curve = found.curve()
     assert curve.sizes == (353, 1413, 70_651) and float(curve.faithfulness[-1]) == pytest.approx(1, abs=1e-4)
@@ -47,6 +49,7 @@ def test_the_best_edges_keep_the_answer_and_random_ones_do_not(found):
     assert support > area(curve.random_faithfulness, curve.percents).mean() and f"{support:.3f}" in found.summary()[2]
 
 
+@pytest.mark.slow
 def test_the_claims_have_the_areas_of_the_curves(found):
     cmd, cpr, agreement = found.findings()
     curve = found.curve()
@@ -56,6 +59,7 @@ def test_the_claims_have_the_areas_of_the_curves(found):
     assert agreement.value == found.agreement and agreement.n == 4 and cmd.n == 4
 
 
+@pytest.mark.slow
 def test_pictures_name_what_they_show(found):
     drawn = found.figures()
     assert list(drawn) == ["magnitude", "support", "exact"]

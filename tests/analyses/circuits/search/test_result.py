@@ -16,6 +16,7 @@ def found(llama, tmp_path_factory) -> Circuit:
     return shared_run(search, llama, SEARCH, tmp_path_factory)[0]
 
 
+@pytest.mark.slow
 def test_the_negative_mover_and_the_inhibition_head_are_found(found):
     first = found.stage("logits").iloc[0]
     assert first["name"] == "L23H3" and first["role"] == "negative mover" and first["percent"] > 30
@@ -26,6 +27,7 @@ def test_the_negative_mover_and_the_inhibition_head_are_found(found):
     assert (found.stage("queries").query("layer >= 23")["percent"] == 0).all()
 
 
+@pytest.mark.slow
 def test_the_circuit_keeps_more_than_random_heads_do(found):
     assert found.value("faithfulness", "whole model") == 1 and found.value("faithfulness", "nothing") == 0
     assert found.value("faithfulness", "circuit") > 0.2 > abs(found.value("faithfulness", "random"))
@@ -37,6 +39,7 @@ def test_the_circuit_keeps_more_than_random_heads_do(found):
     assert found.summary()[1].startswith("On its direct path to the logits L23H3")
 
 
+@pytest.mark.slow
 def test_the_claim_has_its_intervals(found):
     finding = found.findings()[0]
     assert finding.verdict == "holds" and finding.n == 8 and finding.seed == 0
@@ -48,6 +51,7 @@ def test_the_claim_has_its_intervals(found):
     assert float(score.values[23, 3]) == pytest.approx(found.stage("logits")["percent"][0])
 
 
+@pytest.mark.slow
 def test_pictures_name_what_they_show(found):
     drawn = found.figures()
     assert list(drawn) == ["circuit", "heads", "tests"] and "L23H3" in drawn["heads"].headline
