@@ -15,7 +15,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -169,8 +169,6 @@ def _scratch(home: Path) -> Iterator[Path]:
 def _clear_abandoned(home: Path) -> None:
     """Remove what killed processes left half unpacked; an hour is far more than unpacking takes."""
     for folder in home.glob(_SCRATCH + "*"):
-        try:
+        with suppress(FileNotFoundError):
             if time.time() - folder.stat().st_mtime > 3600:
                 shutil.rmtree(folder, ignore_errors=True)
-        except FileNotFoundError:
-            continue

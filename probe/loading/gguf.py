@@ -10,7 +10,6 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -66,8 +65,6 @@ def read_gguf(
     import transformers
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if find_spec("gguf") is None:
-        raise ProbeError("the package gguf, which reads GGUF files, is not installed: pip install gguf")
     architecture = general(path).get("architecture", "unknown")
     folder, name = str(path.parent), path.name
     try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from probe.errors import ProbeError, UsageError
@@ -131,20 +131,16 @@ def _quiet() -> Iterator[None]:
     from huggingface_hub import utils as hub_bars
     from transformers.utils import logging
 
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    hide_downloads = not sys.stderr.isatty() and not hub_bars.are_progress_bars_disabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    if hide_downloads:
-        hub_bars.disable_progress_bars()
-    try:
+    with ExitStack() as undo:
+        undo.callback(logging.set_verbosity, logging.get_verbosity())
+        logging.set_verbosity_error()
+        if logging.is_progress_bar_enabled():
+            undo.callback(logging.enable_progress_bar)
+            logging.disable_progress_bar()
+        if not sys.stderr.isatty() and not hub_bars.are_progress_bars_disabled():
+            undo.callback(hub_bars.enable_progress_bars)
+            hub_bars.disable_progress_bars()
         yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if hide_downloads:
-            hub_bars.enable_progress_bars()
 
 
 @contextmanager

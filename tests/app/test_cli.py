@@ -12,7 +12,7 @@ import click
 import pytest
 
 from probe.app import cli
-from probe.app.cli.options import Layers, Numbers, shared
+from probe.app.cli.options import Layers, Numbers
 from probe.app.cli.progress import bar, continuing
 from probe.app.cli.tables import duration, show, size
 from probe.errors import ProbeError, UsageError
@@ -183,15 +183,6 @@ def test_models_lists_the_packaged_model(capsys):
     head, *rows, _ = capsys.readouterr().out.splitlines()
     assert head.split() == ["name", "model", "where", "licence", "size"]
     assert any(row.startswith("llama ") and "SmolLM2-135M-Instruct" in row for row in rows)
-
-
-def test_shared_options_come_in_the_order_named():
-    @click.command()
-    @shared("seed", "model", "json")
-    def command(**typed) -> None:
-        click.echo(json.dumps(typed, sort_keys=True))
-
-    assert [option.name for option in command.params] == ["seed", "model", "as_json"]
 
 
 @pytest.mark.parametrize("text, layers", [("3", (3,)), ("0-5,9", (0, 1, 2, 3, 4, 5, 9)), ("9, 1-2,2", (1, 2, 9))])
