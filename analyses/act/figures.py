@@ -74,7 +74,8 @@ def filter_scatter(found: Calibration) -> Plot:
     figure.update_layout(showlegend=False)
     return Plot(
         figure,
-        headline=f"One backward pass against {agreement['heads']:.0f} runs: Spearman {decimal(agreement['spearman'])}",
+        headline=f"The gradient and runs of {agreement['heads']:.0f} heads alone correlate at "
+        f"{decimal(agreement['spearman'])} (Spearman)",
         reading=f"Pearson {decimal(agreement['pearson'])}. On the dotted line both are equal.",
         width=540,
         height=400,

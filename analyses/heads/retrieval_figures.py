@@ -107,8 +107,7 @@ def score_curve(found: RetrievalHeads) -> Plot:
     figure.update_yaxes(title="retrieval score", rangemode="tozero")
     return Plot(
         figure,
-        headline=f"Few heads retrieve: {int(above.sum())} score 0.1 or more, {zero / len(score):.0%} never copy "
-        "anything",
+        headline=f"{int(above.sum())} heads have a retrieval score of 0.1 or more, and {zero / len(score):.0%} never copy",
         reading=f"{found.manifest.name}, {len(ranked)} heads. The dashed line is the paper's threshold of 0.1.",
         height=340,
     )

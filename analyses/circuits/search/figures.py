@@ -72,7 +72,7 @@ def circuit_figure(found: Circuit) -> Plot:
     figure.update_yaxes(title="layer")
     return Plot(
         figure,
-        headline=f"{len(found.heads())} heads of {found.manifest.name} do {found.task}",
+        headline=f"The circuit of {found.task} in {found.manifest.name} has {len(found.heads())} heads",
         reading=f"Size is the effect on the logit difference: the head {coloured('supports the answer', BLUE)} or "
         f"{coloured('works against it', VERMILION)}. Lines are the paths that were patched.",
         width=84 * sum(widths),
