@@ -107,7 +107,7 @@ def score_curve(found: RetrievalHeads) -> Plot:
     figure.update_yaxes(title="retrieval score", rangemode="tozero")
     return Plot(
         figure,
-        headline=f"{int(above.sum())} heads have a retrieval score of 0.1 or more, and {zero / len(score):.0%} never copy",
+        headline=f"{int(above.sum())} heads score 0.1 or more, and {zero / len(score):.0%} never copy a token",
         reading=f"{found.manifest.name}, {len(ranked)} heads. The dashed line is the paper's threshold of 0.1.",
         height=340,
     )
