@@ -36,7 +36,7 @@ class Settings(TaskSettings):
         "eap-ig", "Gradients that give the scores: eap-ig averages over prompts between corrupted and clean, eap takes "
         "the clean prompt alone", choices=METHODS,
     )  # fmt: skip
-    steps: int = setting(5, "Gradients that EAP-IG averages, at midpoints", least=1)
+    steps: int = setting(5, "Number of gradients that EAP-IG averages, at midpoints", least=1)
     percents: tuple[float, ...] = setting(
         (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0), "Sizes of circuits, in percent of all edges",
         above=0, most=100,
