@@ -19,7 +19,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -148,8 +148,8 @@ class Model:
 
     @cached_property
     def stream(self) -> ResidualStream:
-        """Return the residual stream: its layers, and hooks that read and set it; two short passes on first use."""
-        return ResidualStream(self.hf)
+        """Return the residual stream: its layers, and hooks that read and set it; a short pass on first use."""
+        return ResidualStream(self.hf, self.seam.modules)
 
     @property
     def has_chat_template(self) -> bool:
@@ -188,9 +188,7 @@ class Model:
         request: names of statistics, or a Request. layers: the layers to record; None is all. sets: key positions by
         name, for mass and partial.
         """
-        ready, names = request_for(request, sets=sets, length=self.context)
-        recording = Recording(ready, layers=self._layers(layers), sets=names)
-        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+        with self._recording(request, layers, sets=sets, length=self.context) as recording:
             yield recording
 
     @contextmanager
@@ -239,11 +237,8 @@ class Model:
         ids, padding = self._batch(prompt, padding_side)
         if queries is not None and not (queries.step == 1 and 0 <= queries.start < queries.stop <= ids.shape[1]):
             raise UsageError(f"queries must be a contiguous range within 0..{ids.shape[1]} (its end), got {queries}")
-        request, names = request_for(
-            stats, sets=sets, length=ids.shape[1], queries=queries, window=window, top=top, pooled=pooled
-        )
-        recording = Recording(request, layers=self._layers(layers), sets=names)
-        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+        options = {"queries": queries, "window": window, "top": top, "pooled": pooled}
+        with self._recording(stats, layers, sets=sets, length=ids.shape[1], **options) as recording:
             logits = self._forward(ids, padding, logits_to_keep=logits_to_keep)
         return logits, recording.stats(queries=queries)
 
@@ -285,12 +280,11 @@ class Model:
         ids = self._one(prompt, "generate")
         self._fits(ids.shape[1] + max_new_tokens)
         options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None} | options
-        recording = None
+        recorded = nullcontext()
         if stats is not None:
-            request, names = request_for(stats, sets=sets, length=ids.shape[1] + max_new_tokens, window=window, top=top)
-            recording = Recording(request, layers=self._layers(layers), sets=names)
-        observers = () if recording is None else (recording,)
-        with engaged(self.hf, observers=observers, implementation=self.implementation) if observers else nullcontext():
+            length = ids.shape[1] + max_new_tokens
+            recorded = self._recording(stats, layers, sets=sets, length=length, window=window, top=top)
+        with recorded as recording:
             output = self.hf.generate(  # pyright: ignore[reportCallIssue]  # transformers types it as a Tensor
                 ids.to(self.device),
                 attention_mask=torch.ones_like(ids, device=self.device),
@@ -362,6 +356,16 @@ class Model:
         if isinstance(prompt, Tokens):
             strings = prompt.strings()
         return observer.finish(model=self.name, ids=ids[0].cpu(), strings=strings)
+
+    @contextmanager
+    def _recording(
+        self, stats: Iterable[str] | Request, layers: Sequence[int] | None, **options: Any
+    ) -> Iterator[Recording]:
+        """Record inside the context; `options` are those of `request_for`."""
+        request, sets = request_for(stats, **options)
+        recording = Recording(request, layers=self._layers(layers), sets=sets)
+        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+            yield recording
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         if layers is None:

@@ -29,77 +29,87 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * UNITS[match[2].upper()])
 
 
-@click.command("bench")
-@click.option(
-    "--suite",
-    type=click.Choice(["kernels", "model", "all"]),
-    default="kernels",
-    show_default=True,
-    help="Suite to measure: attention alone, forward passes of --model, or both.",
+@click.command(
+    "bench",
+    params=[
+        click.Option(
+            ["--suite"],
+            type=click.Choice(["kernels", "model", "all"]),
+            default="kernels",
+            show_default=True,
+            help="Suite to measure: attention alone, forward passes of --model, or both.",
+        ),
+        click.Option(
+            ["--lengths"],
+            type=Numbers(int),
+            default="512,2048,4096,8192",
+            show_default=True,
+            help="Lengths of the texts, in tokens.",
+        ),
+        click.Option(
+            ["--repeats"],
+            type=POSITIVE,
+            default=7,
+            show_default=True,
+            help="Timed rounds, after one that is not counted. Peers that build every map run 3 at most.",
+        ),
+        click.Option(["--threads"], type=POSITIVE, help="Threads of each case.  [default: torch's number]"),
+        click.Option(
+            ["--dtype"],
+            type=click.Choice(["float32", "bfloat16", "float16"]),
+            default="float32",
+            show_default=True,
+            help="Precision of inputs and weights.",
+        ),
+        *shared("device", "model", "revision"),
+        click.Option(
+            ["--batch"], type=POSITIVE, default=1, show_default=True, help="Texts in a batch, in the kernel cases."
+        ),
+        click.Option(["--heads"], type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases."),
+        click.Option(
+            ["--kv-heads"], type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases."
+        ),
+        click.Option(
+            ["--head-dim"], type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases."
+        ),
+        click.Option(
+            ["--memory-limit"],
+            type=Bytes(),
+            default="20GB",
+            show_default=True,
+            help="Memory that one case may take. A case that needs more is ended and reported as such.",
+        ),
+        click.Option(
+            ["--timeout"],
+            type=click.FloatRange(min=0, min_open=True),
+            default=600.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Seconds that one repetition may take. A case that takes longer is ended and reported as such.",
+        ),
+        click.Option(
+            ["--case", "only"],
+            multiple=True,
+            metavar="NAME",
+            help="Measure this case beside the plain one; repeat for several. Kernels: native, blocked, triton, "
+            "products, dense, flex. Models: stats, act, eager, bridge, nnsight.  [default: all]",
+        ),
+        click.Option(
+            ["--tests"],
+            type=click.Path(exists=True, path_type=Path),
+            metavar="PATH",
+            help="Test file or folder that must pass before anything is measured.  [default: the kernel tests, in a "
+            "checkout]",
+        ),
+        click.Option(
+            ["--page"],
+            type=click.Path(dir_okay=False, path_type=Path),
+            metavar="FILE",
+            help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it.",
+        ),
+        *shared("seed", "out", "json", "quiet"),
+    ],
 )
-@click.option(
-    "--lengths",
-    type=Numbers(int),
-    default="512,2048,4096,8192",
-    show_default=True,
-    help="Lengths of the texts, in tokens.",
-)
-@click.option(
-    "--repeats",
-    type=POSITIVE,
-    default=7,
-    show_default=True,
-    help="Timed rounds, after one that is not counted. Peers that build every map run 3 at most.",
-)
-@click.option("--threads", type=POSITIVE, help="Threads of each case.  [default: torch's number]")
-@click.option(
-    "--dtype",
-    type=click.Choice(["float32", "bfloat16", "float16"]),
-    default="float32",
-    show_default=True,
-    help="Precision of inputs and weights.",
-)
-@shared("device", "model", "revision")
-@click.option("--batch", type=POSITIVE, default=1, show_default=True, help="Texts in a batch, in the kernel cases.")
-@click.option("--heads", type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases.")
-@click.option("--kv-heads", type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases.")
-@click.option("--head-dim", type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases.")
-@click.option(
-    "--memory-limit",
-    type=Bytes(),
-    default="20GB",
-    show_default=True,
-    help="Memory that one case may take. A case that needs more is ended and reported as such.",
-)
-@click.option(
-    "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
-    default=600.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="Seconds that one repetition may take. A case that takes longer is ended and reported as such.",
-)
-@click.option(
-    "--case",
-    "only",
-    multiple=True,
-    metavar="NAME",
-    help="Measure this case beside the plain one; repeat for several. Kernels: native, blocked, triton, products, "
-    "dense, flex. Models: stats, act, eager, bridge, nnsight.  [default: all]",
-)
-@click.option(
-    "--tests",
-    type=click.Path(exists=True, path_type=Path),
-    metavar="PATH",
-    help="Test file or folder that must pass before anything is measured.  [default: the kernel tests, in a checkout]",
-)
-@click.option(
-    "--page",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it.",
-)
-@shared("seed", "out", "json", "quiet")
 def command(
     threads: int | None, device: str | None, out: Path | None, tests: Path | None, page: Path | None,
     as_json: bool, quiet: bool, **typed: Any,

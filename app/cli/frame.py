@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from probe.analyses import GROUPS, TABLE, settings_of
-from probe.app.cli.options import LAYERS, Frame, Layers, Numbers, shared_options
+from probe.app.cli.options import LAYERS, Frame, Layers, Numbers, shared
 from probe.frame.settings import Option, Settings, spelled
 
 MODEL = ("model", "revision", "device", "dtype")
@@ -31,7 +31,7 @@ def analysis_command(name: str) -> click.Command:
     text = inspect.getdoc(settings) or ""
     return click.Command(
         name.rsplit(" ", 1)[-1],
-        params=[*arguments, *shared_options(*MODEL), _preset(settings), *options, *_view(), *shared_options(*OUTPUT)],
+        params=[*arguments, *shared(*MODEL), _preset(settings), *options, *_view(), *shared(*OUTPUT)],
         callback=partial(_call, name),
         help=text,
         short_help=text.splitlines()[0],

@@ -11,8 +11,7 @@ from probe.app.cli.options import shared
 from probe.app.cli.tables import show, size
 
 
-@click.command("models")
-@shared("json")
+@click.command("models", params=shared("json"))
 def command(as_json: bool) -> None:
     """List the models that can be loaded here.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,41 +55,37 @@ class Layers(click.ParamType):
 LAYERS = "Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)"
 
 
-SHARED: dict[str, dict[str, Any]] = {
-    "model": {
-        "names": ["--model", "-m"], "default": "llama", "metavar": "NAME",
-        "help": "Short name (see `probe models`), Hugging Face id, folder, or .gguf file (default: llama)",
-    },
-    "revision": {
-        "names": ["--revision"], "metavar": "REV",
-        "help": "Branch, tag or commit of a Hugging Face id (default: its main branch)",
-    },
-    "device": {
-        "names": ["--device"], "metavar": "DEVICE",
-        "help": "Device to run on: cpu, cuda, cuda:1 or mps (default: cuda if there is a GPU, else cpu)",
-    },
-    "dtype": {
-        "names": ["--dtype"], "type": click.Choice(DTYPES),
-        "help": "Precision of weights and arithmetic; auto is the checkpoint's own (default: float32 on a CPU, else "
-        "auto)",
-    },
-    "seed": {
-        "names": ["--seed"], "type": int, "default": 0,
-        "help": "Seed of every random draw; the same seed gives the same numbers (default: 0)",
-    },
-    "out": {
-        "names": ["--out", "-o"], "type": click.Path(file_okay=False, path_type=Path), "metavar": "FOLDER",
-        "help": "Run folder; one that exists is continued (default: runs/<command>-<model>-<hash of the settings>)",
-    },
-    "dry-run": {
-        "names": ["--dry-run"], "is_flag": True,
-        "help": "Print what would run, with an estimate of time and memory, and stop",
-    },
-    "json": {
-        "names": ["--json", "as_json"], "is_flag": True,
-        "help": "Print one JSON object on stdout and nothing else there",
-    },
-    "quiet": {"names": ["--quiet", "-q"], "is_flag": True, "help": "Print no progress and no notes on stderr"},
+SHARED: dict[str, click.Option] = {
+    "model": click.Option(
+        ["--model", "-m"], default="llama", metavar="NAME",
+        help="Short name (see `probe models`), Hugging Face id, folder, or .gguf file (default: llama)",
+    ),
+    "revision": click.Option(
+        ["--revision"], metavar="REV", help="Branch, tag or commit of a Hugging Face id (default: its main branch)"
+    ),
+    "device": click.Option(
+        ["--device"], metavar="DEVICE",
+        help="Device to run on: cpu, cuda, cuda:1 or mps (default: cuda if there is a GPU, else cpu)",
+    ),
+    "dtype": click.Option(
+        ["--dtype"], type=click.Choice(DTYPES),
+        help="Precision of weights and arithmetic; auto is the checkpoint's own (default: float32 on a CPU, else auto)",
+    ),
+    "seed": click.Option(
+        ["--seed"], type=int, default=0,
+        help="Seed of every random draw; the same seed gives the same numbers (default: 0)",
+    ),
+    "out": click.Option(
+        ["--out", "-o"], type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+        help="Run folder; one that exists is continued (default: runs/<command>-<model>-<hash of the settings>)",
+    ),
+    "dry-run": click.Option(
+        ["--dry-run"], is_flag=True, help="Print what would run, with an estimate of time and memory, and stop"
+    ),
+    "json": click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout and nothing else there"
+    ),
+    "quiet": click.Option(["--quiet", "-q"], is_flag=True, help="Print no progress and no notes on stderr"),
 }  # fmt: skip
 """Options that mean the same in every command that has them."""
 
@@ -115,21 +110,6 @@ class Frame:
     started: float
 
 
-def shared_options(*names: str) -> list[click.Option]:
-    """Return these shared options, for a command that is built from parameters."""
-    return [click.Option(SHARED[name]["names"], **_attributes(name)) for name in names]
-
-
-def shared(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return a decorator that gives a command these shared options, in this order."""
-
-    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        for name in reversed(names):
-            command = click.option(*SHARED[name]["names"], **_attributes(name))(command)
-        return command
-
-    return decorate
-
-
-def _attributes(name: str) -> dict[str, Any]:
-    return {key: value for key, value in SHARED[name].items() if key != "names"}
+def shared(*names: str) -> list[click.Parameter]:
+    """Return these shared options, in this order."""
+    return [SHARED[name] for name in names]

@@ -39,9 +39,8 @@ def print_result(
         click.echo()
     for name in found.exports():
         click.echo(f"table: {folder / name}")
-    for inside in (found, *found.parts().values()):
-        paths = figure_paths(inside, folder if inside is found else folder / _name_of(found, inside))
-        if paths:
+    for part, inside in {"": found, **found.parts()}.items():
+        if paths := figure_paths(inside, folder / part):
             first, *others = paths
             beside = f", and beside it {', '.join(others)}" if others else ""
             click.echo(f"figure: {paths[first]}{beside}")
@@ -92,12 +91,7 @@ def document(found: Result, folder: Path, *, layers: Sequence[int] | None = None
 
 def figure_paths(found: Result, folder: Path) -> dict[str, str]:
     """Return the pages of a saved result by name, the main one first."""
-    pages = {name: folder / "figures" / f"{name}.html" for name in found.figures()}
-    return {name: str(page) for name, page in pages.items()}
-
-
-def _name_of(found: Result, inside: Result) -> str:
-    return next(name for name, part in found.parts().items() if part is inside)
+    return {name: str(folder / "figures" / f"{name}.html") for name in found.figures()}
 
 
 def _of_layers(rows: pd.DataFrame, layers: Sequence[int] | None) -> pd.DataFrame:

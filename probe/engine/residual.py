@@ -4,8 +4,8 @@ A transformer's layers read and write one running sum, the residual stream: stre
 stream <- stream + MLP(stream). This module reads the stream after every sub-block and sets values in it, through
 forward hooks.
 
-1. The decoder layers are the members of the module list that holds the attention modules which a short pass calls.
-2. In another short pass, the two children of a layer whose outputs add up to the layer's change are its two writers:
+1. The decoder layers are the members of the module list that holds the attention modules which the seam check saw.
+2. In a short pass, the two children of a layer whose outputs add up to the layer's change are its two writers:
    attention first, then the MLP. Where a norm follows the attention module, that norm is the writer.
 3. A layer that no two children explain (its residuals are scaled, say) can only be read as a whole.
 """
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import combinations
 from typing import Any
 
@@ -21,11 +22,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from probe.engine.attention import engaged, text_config
+from probe.engine.attention import text_config
 from probe.engine.hooks import first, installed, with_first
 from probe.errors import ProbeError, UsageError
-from probe.interventions.call import AttentionCall
-from probe.kernels.contract import Request, Statistics
 
 SPLIT, WHOLE = ("attention", "mlp"), ("layer",)
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # 1e-3 for others
@@ -36,12 +35,12 @@ class ResidualStream:
     """The residual stream of a model: its decoder layers and, where they can be told apart, the two writers of each.
 
     blocks: ("attention", "mlp"), or ("layer",) where the writers are unknown. places: (layer, block) in the order in
-    which they write.
+    which they write. attention: the attention module of each layer, which the seam check saw (`Seam.modules`).
     """
 
-    def __init__(self, hf: PreTrainedModel) -> None:
+    def __init__(self, hf: PreTrainedModel, attention: Sequence[nn.Module]) -> None:
         self._hf = hf
-        self.layers: list[nn.Module] = _decoder_layers(hf)
+        self.layers: list[nn.Module] = _decoder_layers(hf, attention)
         self._tuples: dict[int, bool] = {}
         writers = self._writers()
         self._attention = [pair[0] for pair in writers if pair is not None]
@@ -59,30 +58,21 @@ class ResidualStream:
         """Call see(layer, block, stream [batch, tokens, hidden]) after each sub-block of every forward pass inside."""
         entering: dict[int, Tensor] = {}
 
-        def enter(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, options: dict) -> None:
-                entering[layer] = first(args[0] if args else options["hidden_states"])
+        def enter(layer: int, module: nn.Module, args: tuple, options: dict) -> None:
+            entering[layer] = first(args[0] if args else options["hidden_states"])
 
-            return hook
+        def attended(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+            see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
 
-        def attended(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
-
-            return hook
-
-        def left(layer: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                see(layer, self.blocks[-1], first(output))
-
-            return hook
+        def left(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+            see(layer, self.blocks[-1], first(output))
 
         handles = []
         for index, layer in enumerate(self.layers):
-            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
+            handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
             if self.split:
-                handles.append(self._attention[index].register_forward_hook(attended(index)))
-            handles.append(layer.register_forward_hook(left(index)))
+                handles.append(self._attention[index].register_forward_hook(partial(attended, index)))
+            handles.append(layer.register_forward_hook(partial(left, index)))
         with installed(*handles):
             yield
 
@@ -176,33 +166,25 @@ class ResidualStream:
         entered: dict[int, Tensor] = {}
         left: dict[int, Tensor] = {}
 
-        def keep(into: list[tuple[nn.Module, Tensor]]) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                if isinstance(states := first(output), Tensor):
-                    into.append((module, states.detach().clone()))
+        def keep(index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            if isinstance(states := first(output), Tensor):
+                seen[index].append((module, states.detach().clone()))
 
-            return hook
+        def enter(index: int, module: nn.Module, args: tuple, options: dict) -> None:
+            entered[index] = first(args[0] if args else options["hidden_states"]).detach().clone()
 
-        def enter(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, options: dict) -> None:
-                entered[index] = first(args[0] if args else options["hidden_states"]).detach().clone()
-
-            return hook
-
-        def leave(index: int) -> Callable[..., None]:
-            def hook(module: nn.Module, args: tuple, output: Any) -> None:
-                self._tuples[index] = isinstance(output, tuple)
-                left[index] = first(output).detach().clone()
-
-            return hook
+        def leave(index: int, module: nn.Module, args: tuple, output: Any) -> None:
+            self._tuples[index] = isinstance(output, tuple)
+            left[index] = first(output).detach().clone()
 
         handles = []
         for index, layer in enumerate(self.layers):
-            handles += [child.register_forward_hook(keep(seen[index])) for child in layer.children()]
-            handles.append(layer.register_forward_pre_hook(enter(index), with_kwargs=True))
-            handles.append(layer.register_forward_hook(leave(index)))
+            handles += [child.register_forward_hook(partial(keep, index)) for child in layer.children()]
+            handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
+            handles.append(layer.register_forward_hook(partial(leave, index)))
         with installed(*handles):
-            _short_pass(self._hf)
+            ids = torch.arange(1, 9, device=self._hf.device)[None] % text_config(self._hf).vocab_size
+            self._hf(input_ids=ids, use_cache=False)
         return [_pair(seen[index], left[index] - entered[index]) for index in range(len(self.layers))]
 
 
@@ -217,37 +199,13 @@ def _pair(outputs: list[tuple[nn.Module, Tensor]], change: Tensor) -> tuple[nn.M
     return None if best is None or not best[0] < TOLERANCE.get(change.dtype, 1e-3) else (best[1], best[2])
 
 
-class _Modules:
-    """An observer that notes which module made each attention call."""
-
-    def __init__(self) -> None:
-        self.by_layer: dict[int, nn.Module] = {}
-
-    def request(self, call: AttentionCall) -> Request | None:
-        self.by_layer[call.layer] = call.module
-        return None
-
-    def observe(self, call: AttentionCall, statistics: Statistics) -> None:
-        """Do nothing: no statistic was requested."""
-
-
-@torch.no_grad()
-def _decoder_layers(hf: PreTrainedModel) -> list[nn.Module]:
+def _decoder_layers(hf: PreTrainedModel, attention: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the decoder layers in order: the members of a module list that hold the attention modules."""
-    modules = _Modules()
-    with engaged(hf, observers=(modules,)):
-        _short_pass(hf)
     lists = [module for module in hf.modules() if isinstance(module, nn.ModuleList)]
     owners = {id(part): layer for each in reversed(lists) for layer in each for part in layer.modules()}
-    count = text_config(hf).num_hidden_layers
-    layers = [owners.get(id(modules.by_layer.get(index))) for index in range(count)]
-    found = [layer for layer in layers if layer is not None]
-    if len(found) != count:
+    found = [owners[id(module)] for module in attention if id(module) in owners]
+    if len(found) != len(attention):
         raise ProbeError(
             f"{type(hf).__name__} does not keep its layers in a module list: its residual stream cannot be read"
         )
     return found
-
-
-def _short_pass(hf: PreTrainedModel) -> None:
-    hf(input_ids=torch.arange(1, 9, device=hf.device)[None] % text_config(hf).vocab_size, use_cache=False)

@@ -40,48 +40,42 @@ class Rule:
 
 def above(bound: float) -> Rule:
     """Return the rule that an estimate lies above a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.low > bound else FAILS if found.high <= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies above {bound:g}, does not if it lies at or below", verdict)
+    return _rule(f"holds if the whole interval lies above {bound:g}, does not if it lies at or below", _above, bound)
 
 
 def below(bound: float) -> Rule:
     """Return the rule that an estimate lies below a bound."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if not found.known:
-            return UNCLEAR
-        return HOLDS if found.high < bound else FAILS if found.low >= bound else UNCLEAR
-
-    return Rule(f"holds if the whole interval lies below {bound:g}, does not if it lies at or above", verdict)
+    return _rule(f"holds if the whole interval lies below {bound:g}, does not if it lies at or above", _below, bound)
 
 
 def above_control() -> Rule:
     """Return the rule that an estimate lies above its control."""
-
-    def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.low > control.high else FAILS if found.high <= control.value else UNCLEAR
-
     words = "holds if the interval lies wholly above the control's, does not if it lies at or below the control's value"
-    return Rule(words, verdict)
+    return _rule(words, _above)
 
 
 def below_control() -> Rule:
     """Return the rule that an estimate lies below its control."""
+    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
+    return _rule(words, _below)
+
+
+def _rule(words: str, compare: Callable[[Estimate, Estimate], str], bound: float | None = None) -> Rule:
+    """Return the rule that compares an estimate with `bound`, or with its control where `bound` is None."""
 
     def verdict(found: Estimate, control: Estimate | None) -> str:
-        if control is None or not (found.known and control.known):
-            return UNCLEAR
-        return HOLDS if found.high < control.low else FAILS if found.low >= control.value else UNCLEAR
+        other = control if bound is None else Estimate(bound, bound, bound)
+        return compare(found, other) if other is not None and found.known and other.known else UNCLEAR
 
-    words = "holds if the interval lies wholly below the control's, does not if it lies at or above the control's value"
     return Rule(words, verdict)
+
+
+def _above(found: Estimate, other: Estimate) -> str:
+    return HOLDS if found.low > other.high else FAILS if found.high <= other.value else UNCLEAR
+
+
+def _below(found: Estimate, other: Estimate) -> str:
+    return HOLDS if found.high < other.low else FAILS if found.low >= other.value else UNCLEAR
 
 
 @dataclass(frozen=True, kw_only=True)

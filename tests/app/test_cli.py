@@ -186,8 +186,7 @@ def test_models_lists_the_packaged_model(capsys):
 
 
 def test_shared_options_come_in_the_order_named():
-    @click.command()
-    @shared("seed", "model", "json")
+    @click.command(params=shared("seed", "model", "json"))
     def command(**typed) -> None:
         click.echo(json.dumps(typed, sort_keys=True))
 
