@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,79 +30,65 @@ class Bytes(click.ParamType):
         return int(float(match[1]) * UNITS[match[2].upper()])
 
 
+option = partial(click.Option, show_default=True)
+
+
 @click.command(
     "bench",
     params=[
-        click.Option(
+        option(
             ["--suite"],
             type=click.Choice(["kernels", "model", "all"]),
             default="kernels",
-            show_default=True,
             help="Suite to measure: attention alone, forward passes of --model, or both.",
         ),
-        click.Option(
-            ["--lengths"],
-            type=Numbers(int),
-            default="512,2048,4096,8192",
-            show_default=True,
-            help="Lengths of the texts, in tokens.",
-        ),
-        click.Option(
+        option(["--lengths"], type=Numbers(int), default="512,2048,4096,8192", help="Lengths of the texts, in tokens."),
+        option(
             ["--repeats"],
             type=POSITIVE,
             default=7,
-            show_default=True,
             help="Timed rounds, after one that is not counted. Peers that build every map run 3 at most.",
         ),
-        click.Option(["--threads"], type=POSITIVE, help="Threads of each case.  [default: torch's number]"),
-        click.Option(
+        option(["--threads"], type=POSITIVE, help="Threads of each case.  [default: torch's number]"),
+        option(
             ["--dtype"],
             type=click.Choice(["float32", "bfloat16", "float16"]),
             default="float32",
-            show_default=True,
             help="Precision of inputs and weights.",
         ),
         *shared("device", "model", "revision"),
-        click.Option(
-            ["--batch"], type=POSITIVE, default=1, show_default=True, help="Texts in a batch, in the kernel cases."
-        ),
-        click.Option(["--heads"], type=POSITIVE, default=9, show_default=True, help="Query heads of the kernel cases."),
-        click.Option(
-            ["--kv-heads"], type=POSITIVE, default=3, show_default=True, help="Key-value heads of the kernel cases."
-        ),
-        click.Option(
-            ["--head-dim"], type=POSITIVE, default=64, show_default=True, help="Head size of the kernel cases."
-        ),
-        click.Option(
+        option(["--batch"], type=POSITIVE, default=1, help="Texts in a batch, in the kernel cases."),
+        option(["--heads"], type=POSITIVE, default=9, help="Query heads of the kernel cases."),
+        option(["--kv-heads"], type=POSITIVE, default=3, help="Key-value heads of the kernel cases."),
+        option(["--head-dim"], type=POSITIVE, default=64, help="Head size of the kernel cases."),
+        option(
             ["--memory-limit"],
             type=Bytes(),
             default="20GB",
-            show_default=True,
             help="Memory that one case may take. A case that needs more is ended and reported as such.",
         ),
-        click.Option(
+        option(
             ["--timeout"],
             type=click.FloatRange(min=0, min_open=True),
             default=600.0,
-            show_default=True,
             metavar="SECONDS",
             help="Seconds that one repetition may take. A case that takes longer is ended and reported as such.",
         ),
-        click.Option(
+        option(
             ["--case", "only"],
             multiple=True,
             metavar="NAME",
             help="Measure this case beside the plain one; repeat for several. Kernels: native, blocked, triton, "
             "products, dense, flex. Models: stats, act, eager, bridge, nnsight.  [default: all]",
         ),
-        click.Option(
+        option(
             ["--tests"],
             type=click.Path(exists=True, path_type=Path),
             metavar="PATH",
             help="Test file or folder that must pass before anything is measured.  [default: the kernel tests, in a "
             "checkout]",
         ),
-        click.Option(
+        option(
             ["--page"],
             type=click.Path(dir_okay=False, path_type=Path),
             metavar="FILE",
