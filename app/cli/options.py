@@ -52,9 +52,6 @@ class Layers(click.ParamType):
         return tuple(sorted(layers))
 
 
-LAYERS = "Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)"
-
-
 SHARED: dict[str, click.Option] = {
     "model": click.Option(
         ["--model", "-m"], default="llama", metavar="NAME",
@@ -74,6 +71,14 @@ SHARED: dict[str, click.Option] = {
     "seed": click.Option(
         ["--seed"], type=int, default=0,
         help="Seed of every random draw; the same seed gives the same numbers (default: 0)",
+    ),
+    "top": click.Option(
+        ["--top"], type=click.IntRange(min=1), metavar="N",
+        help="Rows of each table that are printed; the run folder and --json have all (default: by table)",
+    ),
+    "layers": click.Option(
+        ["--layers"], type=Layers(),
+        help="Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)",
     ),
     "out": click.Option(
         ["--out", "-o"], type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
