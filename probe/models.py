@@ -148,8 +148,8 @@ class Model:
 
     @cached_property
     def stream(self) -> ResidualStream:
-        """Return the residual stream: its layers, and hooks that read and set it; two short passes on first use."""
-        return ResidualStream(self.hf)
+        """Return the residual stream: its layers, and hooks that read and set it; a short pass on first use."""
+        return ResidualStream(self.hf, self.seam.modules)
 
     @property
     def has_chat_template(self) -> bool:
@@ -188,8 +188,7 @@ class Model:
         request: names of statistics, or a Request. layers: the layers to record; None is all. sets: key positions by
         name, for mass and partial.
         """
-        recording = self._recording(request, layers, sets=sets, length=self.context)
-        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+        with self._recording(request, layers, sets=sets, length=self.context) as recording:
             yield recording
 
     @contextmanager
@@ -239,8 +238,7 @@ class Model:
         if queries is not None and not (queries.step == 1 and 0 <= queries.start < queries.stop <= ids.shape[1]):
             raise UsageError(f"queries must be a contiguous range within 0..{ids.shape[1]} (its end), got {queries}")
         options = {"queries": queries, "window": window, "top": top, "pooled": pooled}
-        recording = self._recording(stats, layers, sets=sets, length=ids.shape[1], **options)
-        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+        with self._recording(stats, layers, sets=sets, length=ids.shape[1], **options) as recording:
             logits = self._forward(ids, padding, logits_to_keep=logits_to_keep)
         return logits, recording.stats(queries=queries)
 
@@ -282,12 +280,11 @@ class Model:
         ids = self._one(prompt, "generate")
         self._fits(ids.shape[1] + max_new_tokens)
         options = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None} | options
-        recording, engine = None, nullcontext()
+        recorded = nullcontext()
         if stats is not None:
-            asked = {"sets": sets, "length": ids.shape[1] + max_new_tokens, "window": window, "top": top}
-            recording = self._recording(stats, layers, **asked)
-            engine = engaged(self.hf, observers=(recording,), implementation=self.implementation)
-        with engine:
+            length = ids.shape[1] + max_new_tokens
+            recorded = self._recording(stats, layers, sets=sets, length=length, window=window, top=top)
+        with recorded as recording:
             output = self.hf.generate(  # pyright: ignore[reportCallIssue]  # transformers types it as a Tensor
                 ids.to(self.device),
                 attention_mask=torch.ones_like(ids, device=self.device),
@@ -360,9 +357,15 @@ class Model:
             strings = prompt.strings()
         return observer.finish(model=self.name, ids=ids[0].cpu(), strings=strings)
 
-    def _recording(self, request: Request | Iterable[str], layers: Sequence[int] | None, **options: Any) -> Recording:
-        ready, names = request_for(request, **options)
-        return Recording(ready, layers=self._layers(layers), sets=names)
+    @contextmanager
+    def _recording(
+        self, stats: Iterable[str] | Request, layers: Sequence[int] | None, **options: Any
+    ) -> Iterator[Recording]:
+        """Record inside the context; `options` are those of `request_for`."""
+        request, sets = request_for(stats, **options)
+        recording = Recording(request, layers=self._layers(layers), sets=sets)
+        with engaged(self.hf, observers=(recording,), implementation=self.implementation):
+            yield recording
 
     def _layers(self, layers: Sequence[int] | None) -> list[int]:
         if layers is None:

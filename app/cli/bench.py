@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from probe.app.cli.frame import parameter
-from probe.app.cli.options import shared_options
+from probe.app.cli.options import shared
 from probe.benchmarks.plan import Settings
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
@@ -45,7 +45,7 @@ def _parameters() -> list[click.Parameter]:
         ["--page"], type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
         help="Also write the results as a Markdown page to FILE, with pictures in figures/ beside it (default: none)",
     )  # fmt: skip
-    return [*shared_options("model", "revision", "device"), *own, tests, page, *shared_options("out", "json", "quiet")]
+    return [*shared("model", "revision", "device"), *own, tests, page, *shared("out", "json", "quiet")]
 
 
 @click.command("bench", params=_parameters())

@@ -15,11 +15,11 @@ from typing import Any
 import click
 
 from probe.analyses import GROUPS, TABLE, settings_of
-from probe.app.cli.options import LAYERS, Frame, Layers, Numbers, shared_options
+from probe.app.cli.options import Frame, Numbers, shared
 from probe.frame.settings import Option, Settings, spelled
 
 MODEL = ("model", "revision", "device", "dtype")
-OUTPUT = ("out", "dry-run", "json", "quiet")
+OUTPUT = ("top", "layers", "out", "dry-run", "json", "quiet")
 
 
 def analysis_command(name: str) -> click.Command:
@@ -31,7 +31,7 @@ def analysis_command(name: str) -> click.Command:
     text = inspect.getdoc(settings) or ""
     return click.Command(
         name.rsplit(" ", 1)[-1],
-        params=[*arguments, *shared_options(*MODEL), _preset(settings), *options, *_view(), *shared_options(*OUTPUT)],
+        params=[*arguments, *shared(*MODEL), _preset(settings), *options, *shared(*OUTPUT)],
         callback=partial(_call, name),
         help=text,
         short_help=text.splitlines()[0],
@@ -155,16 +155,6 @@ def _preset(settings: type[Settings]) -> click.Option:
         ["--preset"], type=click.Choice(names), default="default",
         help="Named values of the options below; options that are typed come on top (default: default)",
     )  # fmt: skip
-
-
-def _view() -> list[click.Option]:
-    return [
-        click.Option(
-            ["--top"], type=click.IntRange(min=1), metavar="N",
-            help="Rows of each table that are printed; the run folder and --json have all (default: by table)",
-        ),
-        click.Option(["--layers"], type=Layers(), help=LAYERS),
-    ]  # fmt: skip
 
 
 def _call(name: str, **typed: Any) -> None:

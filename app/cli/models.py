@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import click
 
-from probe.app.cli.options import shared_options
+from probe.app.cli.options import shared
 from probe.app.cli.tables import show, size
 
 
-@click.command("models", params=[*shared_options("json")])
+@click.command("models", params=shared("json"))
 def command(as_json: bool) -> None:
     """List the models that can be loaded here.
 

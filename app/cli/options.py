@@ -52,44 +52,45 @@ class Layers(click.ParamType):
         return tuple(sorted(layers))
 
 
-LAYERS = "Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)"
-
-
-SHARED: dict[str, dict[str, Any]] = {
-    "model": {
-        "param_decls": ["--model", "-m"], "default": "llama", "metavar": "NAME",
-        "help": "Short name (see `probe models`), Hugging Face id, folder, or .gguf file (default: llama)",
-    },
-    "revision": {
-        "param_decls": ["--revision"], "metavar": "REV",
-        "help": "Branch, tag or commit of a Hugging Face id (default: its main branch)",
-    },
-    "device": {
-        "param_decls": ["--device"], "metavar": "DEVICE",
-        "help": "Device to run on: cpu, cuda, cuda:1 or mps (default: cuda if there is a GPU, else cpu)",
-    },
-    "dtype": {
-        "param_decls": ["--dtype"], "type": click.Choice(DTYPES),
-        "help": "Precision of weights and arithmetic; auto is the checkpoint's own (default: float32 on a CPU, else "
-        "auto)",
-    },
-    "seed": {
-        "param_decls": ["--seed"], "type": int, "default": 0,
-        "help": "Seed of every random draw; the same seed gives the same numbers (default: 0)",
-    },
-    "out": {
-        "param_decls": ["--out", "-o"], "type": click.Path(file_okay=False, path_type=Path), "metavar": "FOLDER",
-        "help": "Run folder; one that exists is continued (default: runs/<command>-<model>-<hash of the settings>)",
-    },
-    "dry-run": {
-        "param_decls": ["--dry-run"], "is_flag": True,
-        "help": "Print what would run, with an estimate of time and memory, and stop",
-    },
-    "json": {
-        "param_decls": ["--json", "as_json"], "is_flag": True,
-        "help": "Print one JSON object on stdout and nothing else there",
-    },
-    "quiet": {"param_decls": ["--quiet", "-q"], "is_flag": True, "help": "Print no progress and no notes on stderr"},
+SHARED: dict[str, click.Option] = {
+    "model": click.Option(
+        ["--model", "-m"], default="llama", metavar="NAME",
+        help="Short name (see `probe models`), Hugging Face id, folder, or .gguf file (default: llama)",
+    ),
+    "revision": click.Option(
+        ["--revision"], metavar="REV", help="Branch, tag or commit of a Hugging Face id (default: its main branch)"
+    ),
+    "device": click.Option(
+        ["--device"], metavar="DEVICE",
+        help="Device to run on: cpu, cuda, cuda:1 or mps (default: cuda if there is a GPU, else cpu)",
+    ),
+    "dtype": click.Option(
+        ["--dtype"], type=click.Choice(DTYPES),
+        help="Precision of weights and arithmetic; auto is the checkpoint's own (default: float32 on a CPU, else auto)",
+    ),
+    "seed": click.Option(
+        ["--seed"], type=int, default=0,
+        help="Seed of every random draw; the same seed gives the same numbers (default: 0)",
+    ),
+    "top": click.Option(
+        ["--top"], type=click.IntRange(min=1), metavar="N",
+        help="Rows of each table that are printed; the run folder and --json have all (default: by table)",
+    ),
+    "layers": click.Option(
+        ["--layers"], type=Layers(),
+        help="Layers whose rows are printed, such as 0-5,9; the run folder has all (default: all)",
+    ),
+    "out": click.Option(
+        ["--out", "-o"], type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+        help="Run folder; one that exists is continued (default: runs/<command>-<model>-<hash of the settings>)",
+    ),
+    "dry-run": click.Option(
+        ["--dry-run"], is_flag=True, help="Print what would run, with an estimate of time and memory, and stop"
+    ),
+    "json": click.Option(
+        ["--json", "as_json"], is_flag=True, help="Print one JSON object on stdout and nothing else there"
+    ),
+    "quiet": click.Option(["--quiet", "-q"], is_flag=True, help="Print no progress and no notes on stderr"),
 }  # fmt: skip
 """Options that mean the same in every command that has them."""
 
@@ -114,6 +115,6 @@ class Frame:
     started: float
 
 
-def shared_options(*names: str) -> list[click.Option]:
-    """Return these shared options, for a command that is built from parameters."""
-    return [click.Option(**SHARED[name]) for name in names]
+def shared(*names: str) -> list[click.Parameter]:
+    """Return these shared options, in this order."""
+    return [SHARED[name] for name in names]

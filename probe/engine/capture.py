@@ -9,7 +9,7 @@ map is drawn from maxima over tiles (`pooled`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from probe.heads import Head
 from probe.interventions.call import AttentionCall
 from probe.kernels.attend import pool, tile
 from probe.kernels.contract import Mask, Request, Statistics
+from probe.saving.atomic import write_text
 
 SCHEMA = 1
 
@@ -51,53 +52,42 @@ class LayerCapture:
         return Mask(causal=self.causal, window=self.window, pairs=pairs)
 
 
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class Capture(Mapping[int, LayerCapture]):
     """A capture maps each layer to the LayerCapture of one sequence, from memory or (memory-mapped) from its folder.
 
-    ids: [tokens] int64. strings: the tokens as text. model: the name of the model that ran.
+    ids: [tokens] int64. strings: the tokens as text. model: the name of the model that ran. layers: each layer, or the
+    file that holds it.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        ids: Tensor,
-        strings: Sequence[str],
-        layers: Mapping[int, LayerCapture] | None = None,
-        folder: Path | None = None,
-        index: Sequence[int] = (),
-    ) -> None:
-        self.model = model
-        self.ids = ids
-        self.strings = tuple(strings)
-        self.folder = folder
-        self._layers = layers
-        self._index = tuple(layers) if layers is not None else tuple(index)
+    model: str
+    ids: Tensor
+    strings: tuple[str, ...]
+    layers: Mapping[int, LayerCapture | Path]
+    folder: Path | None = None
 
     def __getitem__(self, layer: int) -> LayerCapture:
-        if layer not in self._index:
-            raise UsageError(f"layer {layer} was not captured: choose from {_ranges(self._index)}")
-        if self._layers is not None:
-            return self._layers[layer]
-        assert self.folder is not None
-        return _read_layer(self.folder / f"layer_{layer:03d}.safetensors")
+        if layer not in self.layers:
+            raise UsageError(f"layer {layer} was not captured: choose from {_ranges(self.layers)}")
+        found = self.layers[layer]
+        return _read_layer(found) if isinstance(found, Path) else found
 
     def __iter__(self):
-        return iter(self._index)
+        return iter(self.layers)
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self.layers)
 
     def __repr__(self) -> str:
         where = "in memory" if self.folder is None else str(self.folder)
-        return f"Capture({self.model}, {len(self.ids)} tokens, layers {_ranges(self._index)}, {where})"
+        return f"Capture({self.model}, {len(self.ids)} tokens, layers {_ranges(self.layers)}, {where})"
 
     def save(self, folder: Path | str) -> Path:
         """Write one safetensors file for each layer and then `capture.json`, whose presence marks a whole capture."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         for layer in self:
-            _write_layer(folder / f"layer_{layer:03d}.safetensors", self[layer])
+            _write_layer(_file(folder, layer), self[layer])
         _write_index(folder, self)
         return folder
 
@@ -116,9 +106,9 @@ class Capture(Mapping[int, LayerCapture]):
         return cls(
             model=index["model"],
             ids=torch.tensor(index["ids"]),
-            strings=index["strings"],
+            strings=tuple(index["strings"]),
+            layers={layer: _file(folder, layer) for layer in index["layers"]},
             folder=folder,
-            index=index["layers"],
         )
 
     def tile(self, head: Head | tuple[int, int], rows: range | slice, cols: range | slice) -> Tensor:
@@ -151,8 +141,7 @@ class Capturing:
     def __init__(self, *, layers: Sequence[int], folder: Path | None) -> None:
         self._wanted = frozenset(layers)
         self._folder = folder
-        self.layers: dict[int, LayerCapture] = {}
-        self.written: list[int] = []
+        self._layers: dict[int, LayerCapture | Path] = {}
 
     def request(self, call: AttentionCall) -> Request | None:
         """Request the lse of the layers to capture."""
@@ -177,29 +166,31 @@ class Capturing:
             window=call.mask.window,
             pairs=None if pairs is None else pairs[0, 0].cpu(),
         )
-        if self._folder is None:
-            self.layers[call.layer] = captured
-        else:
-            _write_layer(self._folder / f"layer_{call.layer:03d}.safetensors", captured)
-        self.written.append(call.layer)
+        self._layers[call.layer] = (
+            captured if self._folder is None else _write_layer(_file(self._folder, call.layer), captured)
+        )
 
     def finish(self, *, model: str, ids: Tensor, strings: Sequence[str]) -> Capture:
         """Return the capture, after the forward pass."""
-        if self._folder is None:
-            return Capture(model=model, ids=ids, strings=strings, layers=self.layers)
-        capture = Capture(model=model, ids=ids, strings=strings, folder=self._folder, index=sorted(self.written))
-        _write_index(self._folder, capture)
+        layers = dict(sorted(self._layers.items()))
+        capture = Capture(model=model, ids=ids, strings=tuple(strings), layers=layers, folder=self._folder)
+        if self._folder is not None:
+            _write_index(self._folder, capture)
         return capture
 
 
-def _write_layer(path: Path, layer: LayerCapture) -> None:
+def _file(folder: Path, layer: int) -> Path:
+    return folder / f"layer_{layer:03d}.safetensors"
+
+
+def _write_layer(path: Path, layer: LayerCapture) -> Path:
     tensors = {"query": layer.query, "key": layer.key, "lse": layer.lse}
     if layer.pairs is not None:
         tensors["pairs"] = layer.pairs.contiguous()
     facts = {name: getattr(layer, name) for name in ("scale", "softcap", "causal", "window")}
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"layer": json.dumps(facts)})
-    partial.replace(path)
+    return partial.replace(path)
 
 
 def _read_layer(path: Path) -> LayerCapture:
@@ -220,9 +211,7 @@ def _write_index(folder: Path, capture: Capture) -> None:
         "strings": capture.strings,
         "layers": list(capture),
     }
-    partial = folder / "capture.json.partial"
-    partial.write_text(json.dumps(index), encoding="utf-8")
-    partial.replace(folder / "capture.json")
+    write_text(folder / "capture.json", json.dumps(index))
 
 
 def _range(given: range | slice, length: int, name: str) -> range:
@@ -234,7 +223,7 @@ def _range(given: range | slice, length: int, name: str) -> range:
     return given
 
 
-def _ranges(layers: Sequence[int]) -> str:
+def _ranges(layers: Iterable[int]) -> str:
     """Return layers as text: 0-29, or a list where there are gaps."""
     ordered = sorted(layers)
     if ordered == list(range(ordered[0], ordered[-1] + 1)):

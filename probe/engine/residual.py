@@ -4,8 +4,8 @@ A transformer's layers read and write one running sum, the residual stream: stre
 stream <- stream + MLP(stream). This module reads the stream after every sub-block and sets values in it, through
 forward hooks.
 
-1. The decoder layers are the members of the module list that holds the attention modules which a short pass calls.
-2. In another short pass, the two children of a layer whose outputs add up to the layer's change are its two writers:
+1. The decoder layers are the members of the module list that holds the attention modules which the seam check saw.
+2. In a short pass, the two children of a layer whose outputs add up to the layer's change are its two writers:
    attention first, then the MLP. Where a norm follows the attention module, that norm is the writer.
 3. A layer that no two children explain (its residuals are scaled, say) can only be read as a whole.
 """
@@ -22,11 +22,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from probe.engine.attention import engaged, text_config
-from probe.engine.hooks import first, installed, states_of, with_first, with_states
+from probe.engine.attention import text_config
+from probe.engine.hooks import first, installed, with_first
 from probe.errors import ProbeError, UsageError
-from probe.interventions.call import AttentionCall
-from probe.kernels.contract import Request, Statistics
 
 SPLIT, WHOLE = ("attention", "mlp"), ("layer",)
 TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 5e-2}  # 1e-3 for others
@@ -37,12 +35,12 @@ class ResidualStream:
     """The residual stream of a model: its decoder layers and, where they can be told apart, the two writers of each.
 
     blocks: ("attention", "mlp"), or ("layer",) where the writers are unknown. places: (layer, block) in the order in
-    which they write.
+    which they write. attention: the attention module of each layer, which the seam check saw (`Seam.modules`).
     """
 
-    def __init__(self, hf: PreTrainedModel) -> None:
+    def __init__(self, hf: PreTrainedModel, attention: Sequence[nn.Module]) -> None:
         self._hf = hf
-        self.layers: list[nn.Module] = _decoder_layers(hf)
+        self.layers: list[nn.Module] = _decoder_layers(hf, attention)
         self._tuples: dict[int, bool] = {}
         writers = self._writers()
         self._attention = [pair[0] for pair in writers if pair is not None]
@@ -61,12 +59,12 @@ class ResidualStream:
         entering: dict[int, Tensor] = {}
 
         def enter(layer: int, module: nn.Module, args: tuple, options: dict) -> None:
-            entering[layer] = states_of(args, options)
+            entering[layer] = first(args[0] if args else options["hidden_states"])
 
         def attended(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
             see(layer, SPLIT[0], entering[layer] + first(output).view_as(entering[layer]))
 
-        def leave(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
+        def left(layer: int, module: nn.Module, args: tuple, output: Any) -> None:
             see(layer, self.blocks[-1], first(output))
 
         handles = []
@@ -74,7 +72,7 @@ class ResidualStream:
             handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
             if self.split:
                 handles.append(self._attention[index].register_forward_hook(partial(attended, index)))
-            handles.append(layer.register_forward_hook(partial(leave, index)))
+            handles.append(layer.register_forward_hook(partial(left, index)))
         with installed(*handles):
             yield
 
@@ -97,7 +95,9 @@ class ResidualStream:
         """Let `states(stream)` enter a layer instead of the stream [rows, tokens, hidden] that the model hands it."""
 
         def hook(module: nn.Module, args: tuple, options: dict) -> tuple[tuple, dict]:
-            return with_states(args, options, states(states_of(args, options)))
+            if args:
+                return (states(args[0]), *args[1:]), options
+            return args, options | {"hidden_states": states(options["hidden_states"])}
 
         with installed(self.layers[layer].register_forward_pre_hook(hook, with_kwargs=True)):
             yield
@@ -171,7 +171,7 @@ class ResidualStream:
                 seen[index].append((module, states.detach().clone()))
 
         def enter(index: int, module: nn.Module, args: tuple, options: dict) -> None:
-            entered[index] = states_of(args, options).detach().clone()
+            entered[index] = first(args[0] if args else options["hidden_states"]).detach().clone()
 
         def leave(index: int, module: nn.Module, args: tuple, output: Any) -> None:
             self._tuples[index] = isinstance(output, tuple)
@@ -183,7 +183,8 @@ class ResidualStream:
             handles.append(layer.register_forward_pre_hook(partial(enter, index), with_kwargs=True))
             handles.append(layer.register_forward_hook(partial(leave, index)))
         with installed(*handles):
-            _short_pass(self._hf)
+            ids = torch.arange(1, 9, device=self._hf.device)[None] % text_config(self._hf).vocab_size
+            self._hf(input_ids=ids, use_cache=False)
         return [_pair(seen[index], left[index] - entered[index]) for index in range(len(self.layers))]
 
 
@@ -198,37 +199,13 @@ def _pair(outputs: list[tuple[nn.Module, Tensor]], change: Tensor) -> tuple[nn.M
     return None if best is None or not best[0] < TOLERANCE.get(change.dtype, 1e-3) else (best[1], best[2])
 
 
-class _Modules:
-    """An observer that notes which module made each attention call."""
-
-    def __init__(self) -> None:
-        self.by_layer: dict[int, nn.Module] = {}
-
-    def request(self, call: AttentionCall) -> Request | None:
-        self.by_layer[call.layer] = call.module
-        return None
-
-    def observe(self, call: AttentionCall, statistics: Statistics) -> None:
-        """Do nothing: no statistic was requested."""
-
-
-@torch.no_grad()
-def _decoder_layers(hf: PreTrainedModel) -> list[nn.Module]:
+def _decoder_layers(hf: PreTrainedModel, attention: Sequence[nn.Module]) -> list[nn.Module]:
     """Return the decoder layers in order: the members of a module list that hold the attention modules."""
-    modules = _Modules()
-    with engaged(hf, observers=(modules,)):
-        _short_pass(hf)
     lists = [module for module in hf.modules() if isinstance(module, nn.ModuleList)]
     owners = {id(part): layer for each in reversed(lists) for layer in each for part in layer.modules()}
-    count = text_config(hf).num_hidden_layers
-    layers = [owners.get(id(modules.by_layer.get(index))) for index in range(count)]
-    found = [layer for layer in layers if layer is not None]
-    if len(found) != count:
+    found = [owners[id(module)] for module in attention if id(module) in owners]
+    if len(found) != len(attention):
         raise ProbeError(
             f"{type(hf).__name__} does not keep its layers in a module list: its residual stream cannot be read"
         )
     return found
-
-
-def _short_pass(hf: PreTrainedModel) -> None:
-    hf(input_ids=torch.arange(1, 9, device=hf.device)[None] % text_config(hf).vocab_size, use_cache=False)

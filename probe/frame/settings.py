@@ -1,7 +1,7 @@
 """Settings of an analysis: frozen dataclasses whose fields carry the help of the command's options.
 
-This module and every `settings.py` of an analysis import the standard library alone (and `probe.errors`), so that a
-command's --help is instant. A field is declared once:
+This module and every `settings.py` of an analysis import the standard library and light modules of this one alone, so
+that a command's --help is instant. A field is declared once:
 
     lengths: tuple[int, ...] = setting((300, 600), "Tokens of prose and needle", least=1)
 
@@ -11,11 +11,12 @@ The docstring of the class is the help of the command; its first line is the que
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from probe.errors import UsageError
+from probe.saving.jsonable import plain
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -112,7 +113,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return every option's value as JSON: paths as text, tuples as lists."""
-        return {name: _json(getattr(self, name)) for name in self.options()}
+        return {name: plain(getattr(self, name)) for name in self.options()}
 
     def identity(self) -> dict[str, Any]:
         """Return what a run folder must have been made with to be continued.
@@ -120,11 +121,7 @@ class Settings:
         Fields that only add units are left out, and so are paths: `Analysis.inputs` gives the hash of what they hold.
         """
         kept = {field.name for field in dataclasses.fields(self) if "Path" not in str(field.type)}
-        return {
-            name: _json(getattr(self, name))
-            for name, option in self.options().items()
-            if name in kept and not option.adds
-        }
+        return {name: value for name, value in self.to_dict().items() if name in kept and not self.options()[name].adds}
 
 
 def spelled(name: str, option: Option) -> str:
@@ -165,11 +162,3 @@ def _bounds(option: Option) -> str:
     if option.least is not None and option.most is not None:
         return f"{option.least:g} to {option.most:g}"
     return f"at least {option.least:g}" if option.least is not None else f"at most {option.most:g}"
-
-
-def _json(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _json(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_json(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

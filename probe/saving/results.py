@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -251,10 +252,8 @@ def _tuples(value: Any) -> Any:
 
 def _equal(a: Any, b: Any) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape or a.dtype != b.dtype:
-            return False
-        same = a.cpu() == b.cpu()
-        return bool((same | (a.cpu().isnan() & b.cpu().isnan())).all() if a.is_floating_point() else same.all())
+        alike = a.shape == b.shape and a.dtype == b.dtype
+        return alike and torch.allclose(a.cpu(), b.cpu(), rtol=0, atol=0, equal_nan=True)
     if isinstance(a, pd.DataFrame) and isinstance(b, pd.DataFrame):
         return a.equals(b)
     if isinstance(a, Result) or isinstance(b, Result):

@@ -13,7 +13,8 @@ from tests.probe.architectures import build
 
 def measured(hf) -> list[Projections]:
     found: list[Projections] = []
-    visit_projections(hf, check_seam(hf, torch.arange(3, 9)[None], 2), ResidualStream(hf), found.append)
+    seam = check_seam(hf, torch.arange(3, 9)[None], 2)
+    visit_projections(hf, seam, ResidualStream(hf, seam.modules), found.append)
     return found
 
 

@@ -9,13 +9,15 @@ import torch
 
 from probe import ProbeError, UsageError
 from probe.engine.residual import SPLIT, WHOLE, ResidualStream
+from probe.engine.seam import check_seam
 from tests.probe.architectures import BUILDERS, build
 
 IDS = torch.arange(3, 14)[None]
 
 
 def tiny(name: str):
-    return SimpleNamespace(hf=build(name))
+    hf = build(name)
+    return SimpleNamespace(hf=hf, seam=check_seam(hf, IDS, 2))
 
 
 @torch.no_grad()
@@ -29,7 +31,7 @@ def watch(model, stream: ResidualStream) -> dict[tuple[int, str], torch.Tensor]:
 @pytest.mark.parametrize("name", BUILDERS)
 def test_the_stream_is_the_hidden_states_and_splits_into_two_writers(name):
     model = tiny(name)
-    stream = ResidualStream(model.hf)
+    stream = ResidualStream(model.hf, model.seam.modules)
     assert stream.blocks == SPLIT, name
     seen = watch(model, stream)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.hf.modules())
@@ -43,7 +45,7 @@ def test_the_stream_is_the_hidden_states_and_splits_into_two_writers(name):
 
 def test_the_first_writer_is_attention():
     model = tiny("llama")
-    stream = ResidualStream(model.hf)
+    stream = ResidualStream(model.hf, model.seam.modules)
     before = watch(model, stream)
     with torch.no_grad():
         for layer in model.hf.model.layers:
@@ -58,23 +60,23 @@ def test_the_first_writer_is_attention():
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "olmo2", "gpt_neox"])
 def test_the_writers_are_found_in_half_precision_too(name, dtype):
     model = tiny(name)
-    wanted = [ResidualStream(model.hf).writers(layer) for layer in range(2)]
+    wanted = [ResidualStream(model.hf, model.seam.modules).writers(layer) for layer in range(2)]
     model.hf.to(dtype)
-    assert [ResidualStream(model.hf).writers(layer) for layer in range(2)] == wanted
+    assert [ResidualStream(model.hf, model.seam.modules).writers(layer) for layer in range(2)] == wanted
 
 
 def test_a_layer_that_no_two_writers_explain_is_read_whole():
     model = tiny("llama")
     for layer in model.hf.model.layers:
         layer.register_forward_hook(lambda module, args, output: 2 * output)
-    stream = ResidualStream(model.hf)
+    stream = ResidualStream(model.hf, model.seam.modules)
     assert stream.blocks == WHOLE and stream.places == [(0, "layer"), (1, "layer")]
     assert list(watch(model, stream)) == stream.places
 
 
 def test_what_is_set_is_what_the_next_layer_reads():
     model = tiny("llama")
-    stream = ResidualStream(model.hf)
+    stream = ResidualStream(model.hf, model.seam.modules)
     before = watch(model, stream)
     with stream.setting(0, 2, [5, 7], torch.tensor([3.0, -4.0])):
         seen = {}
@@ -87,7 +89,7 @@ def test_what_is_set_is_what_the_next_layer_reads():
 
 def test_what_is_set_leaves_the_layers_own_output_and_its_form_alone():
     model = tiny("llama")
-    stream, layer = ResidualStream(model.hf), model.hf.model.layers[0]
+    stream, layer = ResidualStream(model.hf, model.seam.modules), model.hf.model.layers[0]
     kept = {}
     layer.register_forward_hook(lambda module, args, output: kept.update(own=output) or (output, "cache"))
     with stream.setting(0, 2, [5], 3.0):
@@ -105,14 +107,14 @@ def test_the_outermost_module_list_holds_the_layers():
     model = tiny("llama")
     for layer in model.hf.model.layers:
         layer.attentions = torch.nn.ModuleList([layer.self_attn])
-    assert ResidualStream(model.hf).layers == list(model.hf.model.layers)
+    assert ResidualStream(model.hf, model.seam.modules).layers == list(model.hf.model.layers)
 
 
 def test_mistakes_are_one_line():
     model = tiny("llama")
-    stream = ResidualStream(model.hf)
+    stream = ResidualStream(model.hf, model.seam.modules)
     with pytest.raises(UsageError, match=r"layer must be within 0\.\.1, got 2"), stream.setting(2, 0, [0], 0.0):
         pass
     model.hf.model.layers = torch.nn.Sequential(*model.hf.model.layers)
     with pytest.raises(ProbeError, match="LlamaForCausalLM does not keep its layers in a module list"):
-        ResidualStream(model.hf)
+        ResidualStream(model.hf, model.seam.modules)
