@@ -12,6 +12,7 @@ from probe.edges.graph import EdgeCircuit
 from probe.edges.patched import edge_effects, logit_differences
 from probe.edges.scores import EdgeScores
 from probe.edges.wiring import Wiring
+from probe.patching.pairs import PromptPair, pairs
 from tests.probe.edges.wired import NAMES, some_pairs, wired
 from tests.probe.toy_circuit import toy, toy_pairs
 
@@ -61,6 +62,28 @@ def test_points_of_a_curve_are_runs_of_its_circuits(name):
     assert circuit_curve(wiring, prompts, scores, percents=(50,), draws=0).to_df().columns.tolist() == [
         "percent", "edges", "connected", "faithfulness",
     ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_one_percent_of_the_edges_does_ioi(llama):
+    """On other prompts than the scores come from, 1 % of the edges keeps most of the answer; random ones none."""
+    names = [("Mary", "John"), ("Tom", "James"), ("Sarah", "Anna"), ("Paul", "Mark")]
+
+    def ioi(place: str, item: str):
+        start = "Then, {} and {} went to the {}. {} gave a {} to"
+        return pairs(
+            llama,
+            [
+                PromptPair(start.format(io, s, place, s, item), start.format(io, s, place, io, item), f" {io}", f" {s}")
+                for io, s in names
+            ],
+        )
+
+    wiring = Wiring(llama)
+    assert wiring.graph.edges == 70_651
+    scores = eap_ig(wiring, ioi("store", "drink"), steps=5)
+    curve = circuit_curve(wiring, ioi("park", "ring"), scores, percents=(1.0,), draws=1)
+    assert float(curve.faithfulness[0]) > 0.7 and abs(float(curve.random_faithfulness[0, 0])) < 0.05
 
 
 def test_mistakes_are_one_line():
