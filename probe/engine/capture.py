@@ -23,7 +23,6 @@ from probe.heads import Head
 from probe.interventions.call import AttentionCall
 from probe.kernels.attend import pool, tile
 from probe.kernels.contract import Mask, Request, Statistics
-from probe.saving.atomic import write_text
 
 SCHEMA = 1
 
@@ -211,7 +210,9 @@ def _write_index(folder: Path, capture: Capture) -> None:
         "strings": capture.strings,
         "layers": list(capture),
     }
-    write_text(folder / "capture.json", json.dumps(index))
+    partial = folder / "capture.json.partial"
+    partial.write_text(json.dumps(index), encoding="utf-8")
+    partial.replace(folder / "capture.json")
 
 
 def _range(given: range | slice, length: int, name: str) -> range:
