@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 LINKS = ("kernels", "analyses", "benchmarks", "app")
 PARTS = ("pyproject.toml", "README.md", "LICENSE", "probe", *LINKS)

@@ -17,6 +17,7 @@ from probe.analyses.heads.retrieval import RetrievalHeads
 from probe.app import cli
 from probe.saving.results import Result
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 SCORES = ("retrieval", "induction", "copying")
 SMALL = ["heads", "--lengths", "300", "--depths", "50", *(f"--kind={kind}" for kind in SCORES)]

@@ -10,6 +10,8 @@ import probe
 from probe.analyses.sinks.result import Sinks
 from probe.app import cli
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def loaded_once(llama, monkeypatch):

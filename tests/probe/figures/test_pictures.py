@@ -43,6 +43,7 @@ def test_a_column_is_3_4_inches_wide_with_text_of_7_points_or_more(tmp_path):
 
 
 @browser
+@pytest.mark.slow
 def test_a_png_has_300_dots_an_inch(tmp_path):
     content = plot().save(tmp_path / "page.png", width="page").read_bytes()
     assert struct.unpack(">I", content[16:20]) == (2100,)

@@ -82,6 +82,7 @@ def test_its_tokenizer_splits_digits_first(smollm, text, pieces):
     assert smollm[1].tokenize(text) == pieces
 
 
+@pytest.mark.slow
 def test_its_weights_are_those_of_the_file(installed, smollm):
     import gguf
 

@@ -177,6 +177,7 @@ def test_figure_pages_need_no_network(tmp_path):
     assert (tmp_path / "plotly.min.js").stat().st_size > 1_000_000
 
 
+@pytest.mark.slow
 def test_pictures_are_pngs_of_the_notebook_s_size_or_none_at_all(tmp_path, monkeypatch):
     wide = Plot(go.Figure(go.Bar(y=[1, 2])), headline="Two bars", width=640, height=300)
     layout = wide.notebook().to_dict()["layout"]
