@@ -12,7 +12,7 @@ from probe.analyses.sinks import passes
 from probe.analyses.sinks.claims import CLAIMS
 from probe.analyses.sinks.result import Sinks
 from probe.analyses.sinks.settings import Settings
-from probe.analyses.sinks.texts import TEXTS, Prose, from_files
+from probe.analyses.sinks.texts import TEXTS, Prose, from_files, of_prompts
 from probe.errors import UsageError
 from probe.frame.analysis import Analysis, Cost, Facts, Measured, Prompt, Records, Unit
 from probe.frame.run import runner
@@ -29,10 +29,10 @@ class SinkAnalysis(Analysis[Settings, Sinks]):
     name, claims = "sinks", CLAIMS
 
     def prepare(self, model: Model) -> None:
-        asked, files = self.settings, self.settings.texts
+        asked = self.settings
         self._rule: Rule = asked.rule.replace("-", "_")  # type: ignore[assignment]
         self._threshold = THRESHOLDS[self._rule] if asked.threshold is None else asked.threshold
-        self._texts = asked.prose or (from_files(files) if files else TEXTS)
+        self._texts = asked.prose or (*of_prompts(asked.prompt), *from_files(asked.prompt_file)) or TEXTS
         self._prompts = [_tokens(model, text, asked.max_tokens) for text in self._texts]
         self._places = model.stream.places
 
@@ -139,7 +139,7 @@ def _tokens(model: Model, prose: Prose, limit: int | None) -> Tokens:
     if limit is not None and len(tokens) > limit:
         tokens = model.tokens(prose.text[: tokens.offsets[limit - 1][1]])
     if len(tokens) < 2:
-        raise UsageError(f"--text: expected texts of at least 2 tokens, got {prose.name} with {len(tokens)}")
+        raise UsageError(f"{prose.name}: expected a text of at least 2 tokens, got {len(tokens)}")
     if len(tokens) > model.context:
         raise UsageError(
             f"{prose.name} has {len(tokens)} tokens and {model.name} {model.context} positions: give --max-tokens"

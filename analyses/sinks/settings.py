@@ -32,10 +32,11 @@ class Settings(Base):
 
     presets: ClassVar = {"quick": {"max_tokens": 128, "randoms": 1}, "report": {}}
 
-    texts: tuple[Path, ...] = setting(
-        (), "Text file to look for sinks in", spelling="--text", shown="four short texts that come with probe"
+    prompt: tuple[str, ...] = setting(
+        (), "A text to look for sinks in, given here", metavar="TEXT", shown="four short texts that come with probe"
     )
-    prose: tuple[Prose, ...] | None = given("Texts to read instead of files: `Prose(name, text)` objects")
+    prompt_file: tuple[Path, ...] = setting((), "A file whose whole content is one text to look for sinks in")
+    prose: tuple[Prose, ...] | None = given("Texts to read instead: `Prose(name, text)` objects")
     max_tokens: int | None = setting(
         None, "Number of tokens of each text to read", least=2, metavar="N", shown="the whole text"
     )
@@ -61,5 +62,7 @@ class Settings(Base):
 
     def check(self) -> None:
         """Refuse two sources of texts, and an empty one."""
-        if self.prose is not None and (self.texts or not self.prose):
-            raise UsageError(f"prose: expected at least one text and no --text beside it, got {len(self.prose)}")
+        if self.prose is not None and (self.prompt or self.prompt_file or not self.prose):
+            raise UsageError(
+                f"prose: expected at least one text, and neither --prompt nor --prompt-file, got {len(self.prose)}"
+            )

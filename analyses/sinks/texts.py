@@ -23,6 +23,11 @@ TEXTS = tuple(
 )
 
 
+def of_prompts(prompts: Sequence[str]) -> tuple[Prose, ...]:
+    """Return a text for each prompt of the command line, named "prompt 1", "prompt 2" and so on."""
+    return tuple(Prose(f"prompt {number}", prompt.strip()) for number, prompt in enumerate(prompts, start=1))
+
+
 def from_files(paths: Sequence[Path]) -> tuple[Prose, ...]:
     """Return a text for each file, named after the file; raise UsageError for one that holds no UTF-8 text."""
     return tuple(Prose(path.name, read_text(path).strip()) for path in paths)

@@ -28,7 +28,7 @@ def folder(tmp_path_factory):
 
 
 def typed(folder) -> list[str]:
-    return ["sinks", "--text", str(folder / "one.txt"), "--min-rows", "8", "--out", str(folder / "run")]
+    return ["sinks", "--prompt-file", str(folder / "one.txt"), "--min-rows", "8", "--out", str(folder / "run")]
 
 
 def test_json_then_tables_from_the_same_folder(folder, capsys):
@@ -75,7 +75,7 @@ def test_dry_run_measures_nothing(folder, capsys, tmp_path):
         (["--layers", "30"], "--layers: llama has layers 0..29, got 30"),
         (["--rule", "magic"], "'--rule'"),
         (["--threshold", "0"], "--threshold: expected a number above 0, got 0"),
-        (["--text", "no-such-file.txt"], "no-such-file.txt"),
+        (["--prompt-file", "no-such-file.txt"], "no-such-file.txt"),
     ],
 )
 def test_mistakes_are_one_line(arguments, words, capsys):

@@ -17,7 +17,8 @@ from probe.models import Model
     "options, words",
     [
         ({"prose": ()}, "at least one text"),
-        ({"prose": TEXTS, "texts": ("one.txt",)}, "no --text beside it"),
+        ({"prose": TEXTS, "prompt_file": ("one.txt",)}, "neither --prompt nor --prompt-file"),
+        ({"prose": TEXTS, "prompt": ("A text.",)}, "neither --prompt nor --prompt-file"),
         ({"max_tokens": 1}, "--max-tokens: expected at least 2, got 1"),
         ({"rule": "most"}, "--rule: expected one of absolute, alpha-over-n, alpha-times-uniform, got 'most'"),
         ({"min_rows": 0}, "--min-rows: expected at least 1, got 0"),
@@ -40,11 +41,13 @@ def prepared(model: Model, **options: object) -> SinkAnalysis:
 
 
 def test_texts_that_do_not_fit(llama: Model, tmp_path):
-    with pytest.raises(UsageError, match="at least 2 tokens, got word with 1"):
+    with pytest.raises(UsageError, match="word: expected a text of at least 2 tokens, got 1"):
         prepared(llama, prose=(Prose("word", "Word"),))
+    with pytest.raises(UsageError, match="prompt 2: expected a text of at least 2 tokens, got 0"):
+        prepared(llama, prompt=("A cat sat.", " "))
     (tmp_path / "long.txt").write_text("word " * 9000)
     with pytest.raises(UsageError, match=r"long.txt has \d+ tokens and llama 8192 positions: give --max-tokens"):
-        prepared(llama, texts=(tmp_path / "long.txt",))
+        prepared(llama, prompt_file=(tmp_path / "long.txt",))
 
 
 def test_a_text_is_cut_at_so_many_tokens(llama: Model):
@@ -61,8 +64,10 @@ def test_every_setting_names_another_run_folder(llama: Model, tmp_path):
     ]  # fmt: skip
     made = [str(identity(prepared(llama, **options), llama)) for options in ({}, *changed)]
     assert len(set(made)) == len(made)
-    file = identity(prepared(llama, texts=(tmp_path / "memo",)), llama)
+    file = identity(prepared(llama, prompt_file=(tmp_path / "memo",)), llama)
     assert file == identity(prepared(llama, prose=TEXTS[:1]), llama)  # the same text, wherever it comes from
+    here = prepared(llama, prompt=(TEXTS[0].text,))
+    assert [prose.text for prose in here._texts] == [TEXTS[0].text]
     typed, own = (identity(prepared(llama, threshold=value), llama) for value in (0.1, None))
     assert typed == own  # the rule's own, given by hand
 

@@ -21,6 +21,7 @@ def test_overlap_counts_shared_heads_and_shares_of_effects():
     assert reuse.weighted(p, -5 * p) == pytest.approx(1) and reuse.weighted(p, torch.tensor([0.0, 0, 0.1])) == 0.5
 
 
+@pytest.mark.slow
 def test_reuse_of_a_circuit_by_itself_is_whole(llama, tmp_path_factory):
     result, _ = shared_run(search, llama, SEARCH, tmp_path_factory)
     same = reuse.Reuse(manifest=result.manifest, k=5, **dict.fromkeys(RUNS, result))
